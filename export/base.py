@@ -1,0 +1,55 @@
+"""What every exporter shares: the merged checkpoint it reads and what it says about itself.
+
+An exporter module offers, under these fixed names:
+
+``FORMAT``        "gguf", …                      ``RUNTIME``   the runtime that opens it
+``QUANTS``        name -> `Quant`, best first    ``DEFAULT_QUANTS``  what `--quant` means when it is not given
+``availability() -> Availability``               cheap
+``write(source, folder, quant, toolset) -> Written``   writes the weights (and companions) into `folder`
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A merged Hugging Face checkpoint (Gemma 3, fp32 safetensors, tokenizer beside it)."""
+
+    folder: Path
+    name: str
+    sha256: str
+    """Of the weights and the config: names the content, wherever the folder lies."""
+    config: dict[str, Any]
+    """`config.json` in transformers 4's flat form."""
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.config["vocab_size"])
+
+    @property
+    def context_length(self) -> int:
+        return int(self.config["max_position_embeddings"])
+
+
+@dataclass(frozen=True)
+class Quant:
+    """One variant of a format: nominal bits, what the runtime computes in, and what it must meet."""
+
+    precision: int
+    """32, 16, 8 or 4: the group in which it is compared."""
+    dtype: str
+    logit_tolerance: float
+    """Largest |logit - reference| accepted at a decided position when the proof is made again."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What an exporter wrote: the weights' path inside the folder, and facts for the manifest."""
+
+    weights: str
+    versions: dict[str, str] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,77 @@
+"""The runtimes: each opens an Artifact as a Model. Adding one is one file here and one line in `RUNTIMES`.
+
+A runtime module offers, under these fixed names:
+
+``FORMAT``                                              the artifact format that it opens ("gguf", …)
+``availability() -> Availability``                      cheap; never raises, imports nothing heavy it need not
+``open_model(artifact, *, device, threads) -> Model``   see `runtimes.base`
+``bare_loop(artifact, *, device, threads, prefix, passes) -> BareLoop``
+                                                        the same passes through the runtime's own API, for the floor
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from runtimes.artifact import Artifact, open_artifact
+from runtimes.base import Availability, DeviceStatus, Model, Session
+from runtimes.errors import ArtifactError, SessionError, UnavailableError, UserError
+
+RUNTIMES: dict[str, str] = {
+    "torch": "runtimes.torch",
+    "llama_cpp": "runtimes.llama_cpp",
+    "onnxruntime": "runtimes.onnxruntime",
+    "mlx": "runtimes.mlx",
+    "coreml": "runtimes.coreml",
+}
+
+FORMATS: dict[str, str] = {
+    "safetensors": "torch",
+    "gguf": "llama_cpp",
+    "onnx": "onnxruntime",
+    "mlx": "mlx",
+    "coreml": "coreml",
+}
+"""Which runtime opens which artifact format."""
+
+
+def runtime(name: str) -> ModuleType:
+    """The runtime module called `name`, imported now. Raises `UserError` for an unknown name."""
+    if name not in RUNTIMES:
+        import difflib
+
+        near = difflib.get_close_matches(name, RUNTIMES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"unknown runtime {name!r}; there are {', '.join(RUNTIMES)}{hint}")
+    return importlib.import_module(RUNTIMES[name])
+
+
+def open_model(
+    artifact: Artifact, *, runtime_name: str | None = None, device: str = "auto", threads: int | None = None
+) -> Model:
+    """Open `artifact` with the runtime of its format, or with `runtime_name`."""
+    name = runtime_name or FORMATS[artifact.format]
+    module = runtime(name)
+    if module.FORMAT != artifact.format:
+        raise UserError(f"{artifact.folder}: {name} opens {module.FORMAT} artifacts, this is {artifact.format}")
+    model: Model = module.open_model(artifact, device=device, threads=threads)
+    return model
+
+
+__all__ = [
+    "FORMATS",
+    "RUNTIMES",
+    "Artifact",
+    "ArtifactError",
+    "Availability",
+    "DeviceStatus",
+    "Model",
+    "Session",
+    "SessionError",
+    "UnavailableError",
+    "UserError",
+    "open_artifact",
+    "open_model",
+    "runtime",
+]

@@ -1,0 +1,115 @@
+"""Contract 1: what a runtime must offer. Everything above is written once, over these two protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from runtimes.errors import SessionError
+
+Logits = npt.NDArray[np.float32]
+Rows = Literal["last", "all"]
+
+
+class Session(Protocol):
+    """One sequence in the KV cache of a model. Not thread-safe; sessions of one model are independent."""
+
+    @property
+    def position(self) -> int:
+        """Number of tokens now in the KV cache."""
+        ...
+
+    def append(self, tokens: Sequence[int], *, rows: Rows = "last") -> Logits:
+        """Run one forward pass over `tokens` behind what is cached.
+
+        Returns float32 logits: shape ``(vocab,)`` for "last", ``(len(tokens), vocab)`` for "all". The array
+        belongs to the caller until the next call on this session. Raises `SessionError` on an empty append, an
+        id outside the vocabulary, a full context or a closed model; `position` is then as it was.
+        """
+        ...
+
+    def rewind(self, position: int) -> None:
+        """Forget every cached token from `position` on. Raises `SessionError` outside 0..position."""
+        ...
+
+
+class Model(Protocol):
+    """Loaded weights. `device`, `dtype` and `threads` are what is really used, not what was asked for."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def context_length(self) -> int: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+
+    def session(self) -> Session:
+        """A new, empty sequence; sessions share the weights."""
+        ...
+
+    def close(self) -> None:
+        """Free the weights; every later use of the model or its sessions raises `SessionError`."""
+        ...
+
+
+@dataclass(frozen=True)
+class DeviceStatus:
+    """Whether one device of a runtime can be used here, and if not, why and how to get it."""
+
+    available: bool
+    detail: str = ""
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a runtime (or exporter, or training backend) can be used here."""
+
+    available: bool
+    version: str | None = None
+    reason: str = ""
+    fix: str = ""
+    devices: dict[str, DeviceStatus] = field(default_factory=dict)
+
+
+BareLoop = Callable[[], None]
+"""Runs a fixed sequence of passes through a runtime's own API, without Session; the bench times it."""
+
+
+def check_append(tokens: Sequence[int], *, position: int, vocab_size: int, context_length: int) -> None:
+    """The edges of `Session.append`, the same on every runtime."""
+    if len(tokens) == 0:
+        raise SessionError("append: no tokens given; a forward pass needs at least one")
+    for token in tokens:
+        if not 0 <= token < vocab_size:
+            raise SessionError(f"append: token id {token} is outside the vocabulary (0..{vocab_size - 1})")
+    if position + len(tokens) > context_length:
+        raise SessionError(
+            f"append: {position} cached + {len(tokens)} new tokens exceed the context of {context_length}"
+        )
+
+
+def check_rewind(target: int, *, position: int) -> None:
+    """The edges of `Session.rewind`, the same on every runtime."""
+    if not 0 <= target <= position:
+        raise SessionError(f"rewind: position {target} is outside 0..{position}")
+
+
+def check_threads(threads: int | None) -> int:
+    """The number of threads to use: what was asked for, or the cores this process may use (at most 8)."""
+    import os
+
+    if threads is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, min(cores, 8))
+    if threads < 1:
+        raise SessionError(f"threads: {threads} is not a number of threads; give 1 or more")
+    return threads
