@@ -1,0 +1,181 @@
+"""Token ids of prompts and completions, from an artifact's ``tokenizer.json``.
+
+Rendered text is cut at the control tokens and each part of text is encoded with control tokens disabled, so that
+neither a request nor a tool's description can ever become one; completions are parsed by their ids for the same reason.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from router.parse import Piece, parse_pieces
+from router.render import render_completion, render_prefix, render_suffix
+from router.toolset import Call, Toolset
+from router.wire_format import FUNCTIONGEMMA, WireError, WireFormat
+from runtimes.errors import UserError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_SPACE: Final = "▁"
+_BYTE: Final = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+class RouterTokenizer:
+    """A tokenizer and the wire format that its control tokens spell.
+
+    `raw` is the tokenizer itself, with its control tokens disabled: it encodes text only.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, wire: WireFormat = FUNCTIONGEMMA, *, source: str = "tokenizer") -> None:
+        self.raw = tokenizer
+        self.raw.encode_special_tokens = True
+        self.wire = wire
+        self.source = source
+        self._controls: dict[str, int] = {}
+        for token in (*wire.control_tokens, wire.bos):
+            found = tokenizer.token_to_id(token)
+            if found is None:
+                raise UserError(f"{source}: no token {token!r}; the {wire.name} wire format needs it")
+            self._controls[token] = found
+        special = {i: t.content for i, t in tokenizer.get_added_tokens_decoder().items() if t.special}
+        self._spellings = special | {i: token for token, i in self._controls.items()}
+
+    @classmethod
+    def load(cls, path: str | Path, wire: WireFormat = FUNCTIONGEMMA) -> RouterTokenizer:
+        """Read ``tokenizer.json``. Raises `UserError` where it is not there, not a tokenizer, or lacks a token."""
+        from tokenizers import Tokenizer
+
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: cannot read the tokenizer ({error})") from None
+        try:
+            tokenizer = Tokenizer.from_str(text)
+        except Exception as error:  # tokenizers raises bare Exception
+            raise UserError(f"{path}: not a tokenizer.json ({error})") from None
+        return cls(tokenizer, wire, source=str(path))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of entries, control tokens included."""
+        return int(self.raw.get_vocab_size(with_added_tokens=True))
+
+    @cached_property
+    def stop_ids(self) -> tuple[int, ...]:
+        """What ends a completion: after calls, without one, and the tokenizer's end of sequence if it has one."""
+        stops = [self._controls[token] for token in self.wire.stops]
+        eos = self.raw.token_to_id(self.wire.eos)
+        return tuple(stops if eos is None else [*stops, eos])
+
+    @property
+    def bos_id(self) -> int:
+        return self._controls[self.wire.bos]
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Every id that no text can encode to: the control tokens and the tokenizer's other special ones."""
+        return frozenset(self._spellings)
+
+    def control_id(self, name: str) -> int:
+        """The id of a control token, by its spelling or by its name in `WireFormat` (``"start_call"``)."""
+        spelling = name if name in self._controls else str(getattr(self.wire, name, name))
+        if spelling not in self._controls:
+            raise UserError(f"unknown control token {name!r}; there are {', '.join(self._controls)}")
+        return self._controls[spelling]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of rendered text: what spells a control token (or bos) becomes one."""
+        ids: list[int] = []
+        for part in self.wire.splitter.split(text):
+            if part in self._controls:
+                ids.append(self._controls[part])
+            elif part:
+                ids += self.encode_text(part)
+        return ids
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of text in which nothing is a control token, whatever it spells."""
+        if not text:
+            return []
+        try:
+            ids: list[int] = self.raw.encode(text, add_special_tokens=False).ids
+        except (UnicodeEncodeError, TypeError):
+            raise WireError("the text contains half a surrogate pair; it is not Unicode") from None
+        if not self.special_ids.isdisjoint(ids):
+            found = next(self._spellings[i] for i in ids if i in self.special_ids)
+            raise UserError(f"{self.source}: text becomes the control token {found!r}; its merges must not build one")
+        return ids
+
+    def prefix_ids(self, toolset: Toolset) -> list[int]:
+        """The prompt up to the request, the same for every request of a toolset."""
+        return self.encode(render_prefix(toolset, self.wire))
+
+    @cached_property
+    def suffix_ids(self) -> tuple[int, ...]:
+        """What follows the request."""
+        return tuple(self.encode(render_suffix(self.wire)))
+
+    def request_ids(self, user: str) -> list[int]:
+        """The request (trimmed) and what follows it, up to where the model answers."""
+        return [*self.encode_text(user.strip()), *self.suffix_ids]
+
+    def prompt_ids(self, toolset: Toolset, user: str) -> list[int]:
+        """The whole prompt."""
+        return self.prefix_ids(toolset) + self.request_ids(user)
+
+    def completion_ids(self, calls: Iterable[Call]) -> list[int]:
+        """The calls and their stop, as the model should write them."""
+        text = render_completion(calls, self.wire)
+        if _SPACE in text:
+            raise WireError(f"a call contains {_SPACE!r}, which the tokenizer reads back as a space; it cannot be written")
+        return self.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, control tokens spelled out; broken UTF-8 shows as U+FFFD."""
+        return "".join(piece.text for piece in self._pieces(ids, errors="replace"))
+
+    def parse(self, ids: Sequence[int]) -> list[Call]:
+        """The calls that a completion's ids make. Raises `WireError`, positions counted in `decode(ids)`."""
+        return parse_pieces(self._pieces(ids, errors="strict"), self.wire)
+
+    def _pieces(self, ids: Sequence[int], *, errors: str) -> list[Piece]:
+        """Control tokens one by one, the text between them joined."""
+        pieces: list[Piece] = []
+        text = bytearray()
+        length = 0
+
+        def flush() -> None:
+            nonlocal length
+            if text:
+                try:
+                    words = text.decode(errors=errors)
+                except UnicodeDecodeError as error:
+                    at = length + len(text[: error.start].decode(errors="replace"))
+                    raise WireError("the text is not UTF-8", at) from None
+                pieces.append(Piece(words, False))
+                length += len(words)
+                text.clear()
+
+        for token in ids:
+            spelling = self._spellings.get(token)
+            if spelling is not None:
+                flush()
+                pieces.append(Piece(spelling, True))
+                length += len(spelling)
+                continue
+            text += self._bytes(token)
+        flush()
+        return pieces
+
+    def _bytes(self, token: int) -> bytes:
+        piece = self.raw.id_to_token(token)
+        if piece is None:
+            raise UserError(f"{self.source}: token id {token} is outside the vocabulary (0..{self.vocab_size - 1})")
+        byte = _BYTE.fullmatch(piece)
+        return bytes([int(byte.group(1), 16)]) if byte else str(piece).replace(_SPACE, " ").encode()

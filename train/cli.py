@@ -1,0 +1,140 @@
+"""`edgecall train`: a base from scratch, or a LoRA adapter on any Gemma 3 base."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from runtimes.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; see ``--help``."""
+    parser = argparse.ArgumentParser(
+        prog="edgecall train",
+        description="Train a base model from scratch, or a LoRA adapter on a Gemma 3 base.",
+        epilog="example: edgecall train lora configs/train/lora-kiwi.yaml --base models/seed --out work/kiwi",
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    base = kinds.add_parser(
+        "base",
+        help="train a base model and its tokenizer from scratch",
+        epilog="example: edgecall train base configs/train/base-seed.yaml --data corpora --out work/base",
+    )
+    base.add_argument("config", type=Path, help="a configs/train/base-*.yaml file")
+    base.add_argument(
+        "--data", type=Path, required=True, help="folder with the corpora (snips/, hwu64/, clinc150/, sgd/)"
+    )
+    lora = kinds.add_parser(
+        "lora",
+        help="train a LoRA adapter for a toolset with PEFT",
+        epilog="example: edgecall train lora configs/train/lora-kiwi.yaml --base google/functiongemma-270m-it --out work/kiwi",
+    )
+    lora.add_argument("config", type=Path, help="a configs/train/lora-*.yaml file")
+    lora.add_argument("--base", required=True, help="a checkpoint folder, a model folder with base/, or a hub name")
+    lora.add_argument("--against", type=Path, nargs="*", default=[], help="test cases that must not be trained on")
+    for sub in (base, lora):
+        sub.add_argument(
+            "--out", type=Path, required=True, help="folder for checkpoints and the result; resumes what lies there"
+        )
+        sub.add_argument("--device", default="cpu", help="cpu, cuda or mps (default: cpu)")
+        sub.add_argument("--threads", type=int, default=None, help="CPU threads")
+        sub.add_argument("--json", action="store_true", help="print events as JSON lines")
+    args = parser.parse_args(argv)
+    return _base(args) if args.kind == "base" else _lora(args)
+
+
+def _base(args: argparse.Namespace) -> int:
+    from train.base import BaseConfig, train_base
+
+    data = read_config(args.config)
+    words = Path(args.config).parent.parent / "data" / "words.txt"
+    loop = make_loop(data.pop("loop", {}), args)
+    config = make(BaseConfig, args.config, {**data, "loop": loop, "words": words.read_text().split()})
+    result = train_base(config, args.data, args.out, _reporter(args))
+    print(
+        json.dumps(
+            {"best_step": result["step"], "validation": result["validation"], "checkpoint": str(args.out / "base")}
+        )
+    )
+    return 0
+
+
+def _lora(args: argparse.Namespace) -> int:
+    from router.cases import load_cases
+    from router.toolset_load import load_toolset
+    from train.data.recipe import load_recipe
+    from train.data_cli import training_cases
+    from train.lora import LoraConfig, find_base, train_lora
+
+    data = read_config(args.config)
+    config = make(LoraConfig, args.config, {**data, "loop": make_loop(data.get("loop", {}), args)})
+    recipe = load_recipe(args.config.parent / config.recipe)
+    against = [case for path in args.against for case in load_cases(path)]
+    train, dev = (list(training_cases(recipe, split, against)) for split in ("train", "dev"))  # type: ignore[arg-type]
+    toolset = load_toolset(config.toolset)
+    result = train_lora(config, find_base(args.base), toolset, train, dev, args.out, _reporter(args))
+    print(json.dumps({"best_step": result["step"], "validation": result["validation"], "adapter": result["adapter"]}))
+    return 0
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A YAML mapping; `UserError` naming the file otherwise."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the configuration ({error.strerror})") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: a mapping of settings is expected")
+    return data
+
+
+def make(kind: type[Any], path: Path, data: dict[str, Any]) -> Any:
+    """A config dataclass out of a mapping; unknown and missing keys are named."""
+    import difflib
+
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for key in data:
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(fields)}"
+            raise UserError(f"{path}: unknown setting {key!r}{hint}")
+    missing = [
+        n
+        for n, f in fields.items()
+        if n not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise UserError(f"{path}: setting {missing[0]!r} is missing")
+    return kind(**data)
+
+
+def make_loop(data: dict[str, Any], args: argparse.Namespace) -> Any:
+    """The loop's settings, with device and threads from the command line."""
+    from train.loop import LoopConfig
+
+    return make(LoopConfig, args.config, {**data, "device": args.device, "threads": args.threads})
+
+
+def _reporter(args: argparse.Namespace) -> Callable[[dict[str, Any]], None]:
+    def report(event: dict[str, Any]) -> None:
+        if args.json:
+            print(json.dumps(event), flush=True)
+        else:
+            print(
+                "  ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in event.items()), flush=True
+            )
+
+    return report
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Training data: real utterances turned into declarations and calls, and generated requests."""

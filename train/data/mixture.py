@@ -1,0 +1,133 @@
+"""Blocks of training data: one declaration block and many requests that share it.
+
+A block's tools are drawn from one source, shuffled and mixed with distractors, renamed and sometimes robbed of their
+descriptions, so that the declarations have to be read. Block `n` of a seed is always the same block.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from router.toolset import Call, Schema, Tool, Toolset
+from train.data.corpus import Corpus, realise
+from train.data.sources import snake
+from train.data.synthetic import Store, Words
+
+
+@dataclass(frozen=True)
+class Block:
+    """One toolset and requests for it, with the calls that are right."""
+
+    toolset: Toolset
+    rows: list[tuple[str, list[Call]]]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Where blocks come from: weights by source name; `synthetic` stands for invented assistants."""
+
+    corpora: Sequence[Corpus]
+    words: Words
+    weights: dict[str, float]
+    seed: int = 0
+    swap: float = 0.5
+
+    def block(self, number: int, *, rows: int) -> Block:
+        """Block `number`, with `rows` requests."""
+        rng = random.Random(f"{self.seed}/{number}")
+        name = rng.choices(list(self.weights), weights=list(self.weights.values()))[0]
+        if name == "synthetic":
+            store = Store(rng, self.words)
+            made = [store.request(rng) if rng.random() < 0.92 else (self._stray(rng), []) for _ in range(rows)]
+            tools = list(store.tools)
+            if rng.random() < 0.3:
+                extra = rng.choice(self.corpora)
+                tools += [
+                    _plain(t)
+                    for t in rng.sample(
+                        sorted(extra.tools.values(), key=lambda t: t.name), min(len(extra.tools), rng.randint(1, 2))
+                    )
+                ]
+            rng.shuffle(tools)
+            return Block(Toolset("synthetic", _distinct(tools)), made)
+        corpus = next(c for c in self.corpora if c.name == name)
+        return self._from_corpus(corpus, rng, rows)
+
+    def _stray(self, rng: random.Random) -> str:
+        corpus = rng.choice(self.corpora)
+        return realise(corpus, rng.choice(corpus.requests), rng, swap=self.swap)[0]
+
+    def _from_corpus(self, corpus: Corpus, rng: random.Random, rows: int) -> Block:
+        served = sorted(name for name in corpus.by_tool if name is not None)
+        wide = max(len(corpus.tools[n].parameters.properties) for n in served) > 5
+        chosen = rng.sample(served, min(len(served), rng.randint(2, 4 if wide else 7)))
+        variant = rng.choice([corpus.tools, *corpus.renames])
+        renamed = {n: _disguise(corpus.tools[n], variant.get(n, corpus.tools[n]), rng) for n in chosen}
+        toolset = Toolset(corpus.name, _distinct([tool for tool, _ in renamed.values()]))
+        if len(toolset.tools) < len(chosen):
+            renamed = {n: (corpus.tools[n], {}) for n in chosen}
+            toolset = Toolset(corpus.name, tuple(corpus.tools[n] for n in chosen))
+        made: list[tuple[str, list[Call]]] = []
+        while len(made) < rows:
+            if rng.random() < 0.15:
+                other = rng.choice(self.corpora)
+                if other is not corpus:
+                    made.append((realise(other, rng.choice(other.requests), rng, swap=self.swap)[0], []))
+                    continue
+                left = [n for n in corpus.by_tool if n not in chosen]
+                if not left:
+                    continue
+                unserved = rng.choice(corpus.by_tool[rng.choice(left)])
+                made.append((realise(corpus, unserved, rng, swap=self.swap)[0], []))
+                continue
+            request = rng.choice(corpus.by_tool[rng.choice(chosen)])
+            text, calls = realise(corpus, request, rng, swap=self.swap)
+            made.append((text, [_rename(c, renamed[c.name]) for c in calls]))
+        return Block(toolset, made)
+
+
+def _rename(call: Call, to: tuple[Tool, dict[str, str]]) -> Call:
+    tool, names = to
+    return Call(tool.name, {names.get(k, k): v for k, v in call.arguments.items()})
+
+
+def _distinct(tools: Sequence[Tool]) -> tuple[Tool, ...]:
+    return tuple({t.name: t for t in tools}.values())
+
+
+def _plain(tool: Tool) -> Tool:
+    return dataclasses.replace(tool, name=tool.name.split(".")[0])
+
+
+def _disguise(tool: Tool, variant: Tool, rng: random.Random) -> tuple[Tool, dict[str, str]]:
+    """`tool` under `variant`'s names in a random case style, some descriptions left out; and old -> new parameter names."""
+    style = rng.choices(["snake", "camel", "pascal"], weights=[8, 1, 1])[0]
+    name = _style(snake(variant.name.split(".")[0]), style)
+    mapping = {
+        old: _style(snake(new), "camel" if style == "pascal" else style)
+        for old, new in zip(tool.parameters.properties, variant.parameters.properties, strict=True)
+    }
+    if len(set(mapping.values())) != len(mapping):
+        mapping = {old: old for old in mapping}
+    keep = rng.random()
+    properties: dict[str, Schema] = {}
+    for (old, schema), other in zip(
+        tool.parameters.properties.items(), variant.parameters.properties.values(), strict=True
+    ):
+        text = other.description if keep < 0.6 or (keep < 0.8 and rng.random() < 0.5) else None
+        properties[mapping[old]] = dataclasses.replace(schema, description=text)
+    required = tuple(mapping[k] for k in tool.parameters.required)
+    changes: dict[str, Any] = {"properties": properties, "required": required}
+    return Tool(name, variant.description, dataclasses.replace(tool.parameters, **changes)), mapping
+
+
+def _style(name: str, style: str) -> str:
+    if style == "snake":
+        return name
+    first, *rest = name.split("_")
+    head = first if style == "camel" else first.capitalize()
+    return head + "".join(p.capitalize() for p in rest)

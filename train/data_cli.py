@@ -1,0 +1,78 @@
+"""`edgecall data`: build cases from a recipe, and check that no test request was trained on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from router.cases import Case, load_cases
+from runtimes.errors import UserError
+from train.data.leakage import find_leaks, normalised
+from train.data.recipe import Recipe, Split, load_recipe, rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; see ``--help``."""
+    parser = argparse.ArgumentParser(
+        prog="edgecall data",
+        description="Build training and test cases (JSON lines) from a recipe, and check them for leakage.",
+        epilog="example: edgecall data build configs/data/kiwi.yaml --out work/kiwi-data",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    build = verbs.add_parser(
+        "build",
+        help="recipe -> train.jsonl, dev.jsonl, test.jsonl and report.json",
+        epilog="example: edgecall data build configs/data/kiwi.yaml --out work/kiwi-data --against configs/cases/kiwi/*.jsonl",
+    )
+    build.add_argument("recipe", type=Path, help="a configs/data/*.yaml file")
+    build.add_argument("--out", type=Path, required=True, help="folder to write into")
+    build.add_argument(
+        "--against", type=Path, nargs="*", default=[], help="more test cases that must not be trained on"
+    )
+    args = parser.parse_args(argv)
+    report = build_data(load_recipe(args.recipe), args.out, args.against)
+    print(json.dumps(report, indent=1))
+    return 0
+
+
+def training_cases(recipe: Recipe, split: Split, against: Sequence[Case] = ()) -> Iterator[Case]:
+    """The cases of a split, less those that repeat a case of `against` (dropped even where only marks differ)."""
+    forbidden = {normalised(c.user) for c in against}
+    if split == "train":
+        forbidden |= {normalised(c.user) for s in ("dev", "test") for c in rows(recipe, s)}  # type: ignore[arg-type]
+    return (c for c in rows(recipe, split) if split == "test" or normalised(c.user) not in forbidden)
+
+
+def build_data(recipe: Recipe, out: Path, against: Sequence[Path]) -> dict[str, object]:
+    """Write the three splits and ``report.json``. Raises `UserError` on a leak, leaving what was there before."""
+    out.mkdir(parents=True, exist_ok=True)
+    extra = [case for path in against for case in load_cases(path)]
+    test = list(training_cases(recipe, "test"))
+    splits: dict[str, Iterable[Case]] = {
+        "train": training_cases(recipe, "train", extra),
+        "dev": training_cases(recipe, "dev", extra),
+        "test": test,
+    }
+    report: dict[str, object] = {"toolset": recipe.toolset, "seed": recipe.seed}
+    for name, cases in splits.items():
+        temporary = out / f".tmp-{name}.jsonl"
+        tools: Counter[str] = Counter()
+        with temporary.open("w", encoding="utf-8") as f:
+            for case in cases:
+                tools["+".join(c.name for c in case.calls) or "no call"] += 1
+                f.write(json.dumps(case.to_dict(), ensure_ascii=False) + "\n")
+        report[name] = {"rows": sum(tools.values()), "by_tool": dict(sorted(tools.items()))}
+    leaks = find_leaks(load_cases(out / ".tmp-train.jsonl"), [*test, *extra])
+    if leaks:
+        raise UserError(
+            f"{out}: {len(leaks)} test requests were about to be trained on, first {leaks[0].text!r}; nothing written"
+        )
+    for name in splits:
+        (out / f".tmp-{name}.jsonl").replace(out / f"{name}.jsonl")
+    report["leaks"] = [asdict(leak) for leak in leaks]
+    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report

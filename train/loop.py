@@ -1,0 +1,194 @@
+"""One training loop for the base model and for adapters: seeded, checkpointed, resumable, best by validation.
+
+The data of step `n` is a function of the seed and `n`, so a resumed run sees what an uninterrupted one would have.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from train.packing import Batch, Row, collate, use_packed_attention
+
+if TYPE_CHECKING:
+    import torch
+
+Rows = Callable[[int], Sequence[Row]]
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """`steps` optimizer steps; a linear warm-up, then a cosine down to a tenth of `learning_rate`."""
+
+    steps: int
+    learning_rate: float
+    warmup: int = 100
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    validate_every: int = 250
+    save_every: int = 100
+    seed: int = 0
+    device: str = "cpu"
+    threads: int | None = None
+    final_fraction: float = 0.1
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step `step` (from 0)."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        low = self.final_fraction
+        return self.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+def batch_loss(model: Any, batch: Batch) -> tuple[torch.Tensor, int]:
+    """Mean cross-entropy over the batch's loss positions (logits are computed there alone), and their number."""
+    import torch
+
+    masks = {"full_attention": batch.full, "sliding_attention": batch.sliding}
+    core = model.get_base_model() if hasattr(model, "get_base_model") else model
+    hidden = core.model(input_ids=batch.ids, attention_mask=masks, position_ids=batch.positions, use_cache=False)
+    picked = hidden.last_hidden_state.reshape(-1, hidden.last_hidden_state.shape[-1])[batch.where]
+    logits = core.lm_head(picked)
+    return torch.nn.functional.cross_entropy(logits.float(), batch.targets), len(batch.targets)
+
+
+def fit(
+    model: Any,
+    rows: Rows,
+    validation: Sequence[Sequence[Row]],
+    folder: Path,
+    config: LoopConfig,
+    *,
+    trainable: Callable[[Any], dict[str, torch.Tensor]],
+    report: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Train `model` in place; leave the best state (by validation loss) in it and in ``folder/best.pt``.
+
+    `rows(step)` gives the packed rows of a step; `trainable(model)` the tensors to save. Every event goes to
+    ``folder/log.jsonl``. An interrupted run goes on from ``folder/last.pt``.
+    """
+    import torch
+
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(config.seed)
+    window = int(model.config.sliding_window)
+    before = model.config._attn_implementation
+    use_packed_attention(model)
+    model.to(config.device)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in parameters if p.dim() >= 2]
+    plain = [p for p in parameters if p.dim() < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=config.learning_rate,
+        betas=config.betas,
+    )
+    start, best = 0, math.inf
+    last = folder / "last.pt"
+    if last.is_file():
+        state = torch.load(last, weights_only=False)
+        if state["config"] != _recipe(config):
+            raise _mismatch(folder)
+        _load(model, state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        start, best = state["step"], state["best"]
+    batches = [collate(v, window=window, device=config.device) for v in validation]
+    with (folder / "log.jsonl").open("a") as log:
+
+        def event(**fields: Any) -> None:
+            log.write(json.dumps(fields) + "\n")
+            log.flush()
+            report(fields)
+
+        began, seen, running, counted = time.monotonic(), 0, 0.0, 0
+        for step in range(start, config.steps):
+            model.train()
+            batch = collate(rows(step), window=window, device=config.device)
+            for group in optimizer.param_groups:
+                group["lr"] = config.rate(step)
+            with torch.autocast(config.device, dtype=torch.bfloat16):
+                loss, _ = batch_loss(model, batch)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, config.clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            seen += batch.ids.numel()
+            running += float(loss.detach())
+            counted += 1
+            done = step + 1
+            if done % 25 == 0:
+                speed = seen / (time.monotonic() - began)
+                event(step=done, loss=round(running / counted, 4), lr=config.rate(step), tokens_per_s=round(speed))
+                running, counted = 0.0, 0
+            if done % config.validate_every == 0 or done == config.steps:
+                value = validate(model, batches)
+                event(step=done, validation=round(value, 4))
+                if value < best:
+                    best = value
+                    _save(folder / "best.pt", {"step": done, "validation": value, "model": trainable(model)})
+            if done % config.save_every == 0 or done == config.steps:
+                _save(
+                    last,
+                    {
+                        "step": done,
+                        "best": best,
+                        "config": _recipe(config),
+                        "model": trainable(model),
+                        "optimizer": optimizer.state_dict(),
+                    },
+                )
+    chosen = torch.load(folder / "best.pt", weights_only=False)
+    _load(model, chosen["model"])
+    model.config._attn_implementation = before
+    return {"step": chosen["step"], "validation": chosen["validation"]}
+
+
+def validate(model: Any, batches: Sequence[Batch]) -> float:
+    """Mean cross-entropy per completion token."""
+    import torch
+
+    model.eval()
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for batch in batches:
+            with torch.autocast(batch.ids.device.type, dtype=torch.bfloat16):
+                loss, n = batch_loss(model, batch)
+            total += float(loss) * n
+            count += n
+    return total / count
+
+
+def _recipe(config: LoopConfig) -> dict[str, Any]:
+    """What a resumed run must share with the one that it goes on: all but where it runs."""
+    return {k: v for k, v in asdict(config).items() if k not in ("device", "threads")}
+
+
+def _load(model: Any, state: dict[str, torch.Tensor]) -> None:
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    if unexpected:
+        raise RuntimeError(f"checkpoint holds tensors that the model lacks: {unexpected[:3]}")
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
+    import torch
+
+    temporary = path.with_name(f".tmp-{path.name}")
+    torch.save(state, temporary)
+    temporary.replace(path)
+
+
+def _mismatch(folder: Path) -> Exception:
+    from runtimes.errors import UserError
+
+    return UserError(
+        f"{folder}/last.pt: made with another configuration; resume with that one, or choose another folder"
+    )
