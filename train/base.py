@@ -14,6 +14,7 @@ from train.data.corpus import realise
 from train.data.mixture import Block, Mixture
 from train.data.sources import read_all
 from train.data.synthetic import Words
+from train.init import init_for_copying
 from train.loop import LoopConfig, fit
 from train.packing import Row, pack
 
@@ -109,6 +110,7 @@ def train_base(
     tokenizer = RouterTokenizer.load(target / "tokenizer.json")
     torch.manual_seed(config.seed)
     model = Gemma3ForCausalLM(gemma3_config(config.model, tokenizer.vocab_size))
+    init_for_copying(model)
     report({"parameters": sum(p.numel() for p in model.parameters()), "vocab_size": tokenizer.vocab_size})
     dev = make_mixture(config, data, dev=True)
     validation = [[encode_block(tokenizer, dev.block(n, rows=20), limit=config.row_tokens)] for n in range(24)]

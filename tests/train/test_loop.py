@@ -1,0 +1,97 @@
+"""The loop goes on after an interruption as if there had been none, and the initialization copies before any training."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from runtimes.errors import UserError  # noqa: E402
+from train.base import gemma3_config  # noqa: E402
+from train.init import init_for_copying  # noqa: E402
+from train.loop import LoopConfig, fit  # noqa: E402
+from train.packing import Row, pack  # noqa: E402
+
+
+def small_model(width: int = 64, vocab: int = 128) -> Any:
+    from transformers import Gemma3ForCausalLM
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 6, "num_attention_heads": 4,
+             "num_key_value_heads": 1, "head_dim": width // 4}  # fmt: skip
+    return Gemma3ForCausalLM(gemma3_config(shape, vocab))
+
+
+def rows(step: int) -> list[Row]:
+    rng = random.Random(step)
+    ids = [rng.randrange(4, 128) for _ in range(12)]
+    return [pack(ids[:4], [(ids[4:8], ids[4:8]), (ids[8:], ids[8:])], limit=64)]
+
+
+def state(model: Any) -> dict[str, Any]:
+    return {k: v.detach().clone() for k, v in model.state_dict().items() if k != "lm_head.weight"}
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    config = LoopConfig(steps=6, learning_rate=1e-3, warmup=2, validate_every=3, save_every=2, threads=1)
+    whole = small_model()
+    fit(whole, rows, [rows(100)], tmp_path / "whole", config, trainable=state)
+
+    def stops(step: int) -> list[Row]:
+        if step == 4:
+            raise Interrupted
+        return rows(step)
+
+    with pytest.raises(Interrupted):
+        fit(small_model(), stops, [rows(100)], tmp_path / "parts", config, trainable=state)
+    again = small_model()
+    seen: list[int] = []
+    fit(again, lambda s: seen.append(s) or rows(s), [rows(100)], tmp_path / "parts", config, trainable=state)  # type: ignore[func-returns-value]
+    assert seen == [4, 5]
+    for name, tensor in state(whole).items():
+        torch.testing.assert_close(state(again)[name], tensor, msg=name)
+    events = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in events if "validation" in e] == [3, 6]
+
+
+def test_the_best_state_is_kept_not_the_last(tmp_path: Path) -> None:
+    config = LoopConfig(steps=40, learning_rate=0.3, warmup=1, validate_every=1, save_every=50, threads=1, clip=1e9)
+    model = small_model()
+    result = fit(model, rows, [rows(100)], tmp_path, config, trainable=state)
+    events = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    losses = {e["step"]: e["validation"] for e in events if "validation" in e}
+    assert result["step"] == min(losses, key=lambda s: losses[s]) != 40
+
+
+def test_another_configuration_does_not_resume(tmp_path: Path) -> None:
+    config = LoopConfig(steps=2, learning_rate=1e-3, validate_every=2, save_every=1, threads=1)
+    fit(small_model(), rows, [rows(100)], tmp_path, config, trainable=state)
+    other = LoopConfig(steps=3, learning_rate=1e-3, validate_every=2, save_every=1, threads=1)
+    with pytest.raises(UserError, match="another configuration"):
+        fit(small_model(), rows, [rows(100)], tmp_path, other, trainable=state)
+
+
+def test_a_new_model_copies_a_repeated_sequence() -> None:
+    def surprise(copying: bool) -> float:
+        model = small_model(width=256, vocab=512).eval()
+        if copying:
+            torch.manual_seed(0)
+            init_for_copying(model)
+        generator = torch.Generator().manual_seed(1)
+        once = torch.randint(4, 512, (8, 20), generator=generator)
+        ids = torch.cat([once, once], dim=1)
+        with torch.no_grad():
+            logits = model(ids).logits[:, 21:-1]
+        chance = logits.softmax(-1).gather(-1, ids[:, 22:, None])
+        return float(chance.mean())
+
+    assert surprise(copying=True) > 5 * surprise(copying=False)
