@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from router.cases import Case, CaseError, correct, load_cases, normalise, same_calls
     from router.core import Router, RouteResult, RouteStats
+    from router.explain import ToolsetError
     from router.grammar import Grammar
     from router.parse import parse_completion
     from router.render import render_completion, render_prefix, render_prompt, render_response, render_suffix
     from router.tokenizer import RouterTokenizer
     from router.toolset import Call, Schema, Tool, Toolset
     from router.toolset_load import from_dict, from_functions, from_openai, load_json, load_toolset
-    from router.toolset_schema import ToolsetError
     from router.validate import schema_errors
     from router.wire_format import FUNCTIONGEMMA, GEMMA4, WIRES, WireError, WireFormat
 
@@ -30,7 +30,7 @@ _HOME = {
     "tokenizer": ("RouterTokenizer",),
     "toolset": ("Call", "Schema", "Tool", "Toolset"),
     "toolset_load": ("from_dict", "from_functions", "from_openai", "load_json", "load_toolset"),
-    "toolset_schema": ("ToolsetError",),
+    "explain": ("ToolsetError",),
     "validate": ("schema_errors",),
     "wire_format": ("FUNCTIONGEMMA", "GEMMA4", "WIRES", "WireError", "WireFormat"),
 }

@@ -104,7 +104,7 @@ _TEMPLATE: Final = r"""
     {{- 'response:' ~ bare(name) ~ json(value) ~ '@END_RESPONSE@' -}}
 {%- endmacro -%}
 {{- bos_token -}}
-{%- set state = namespace(at='start') -%}
+{%- set state = namespace(at='start', calls=[]) -%}
 {%- set first = messages[0]['role'] if messages else '' -%}
 {%- set led = first == 'developer' or first == 'system' -%}
 {%- if led or tools -%}
@@ -121,17 +121,27 @@ _TEMPLATE: Final = r"""
         {%- if state.at != 'calls' and state.at != 'responses' -%}
             {{- raise_exception('a tool message must follow the call that it answers') -}}
         {%- endif -%}
-        {%- if message['content'] is string or message['name'] -%}
-            {%- if not message['name'] -%}
-                {{- raise_exception('a tool message needs the name of its tool') -}}
-            {%- endif -%}
+        {%- if message['name'] -%}
             {{- '@START_RESPONSE@' ~ response(message['name'], message['content']) -}}
-        {%- elif message['content'] is mapping -%}
+        {%- elif message['content'] is mapping and 'response' in message['content'] -%}
             {{- '@START_RESPONSE@' ~ response(message['content']['name'], message['content']['response']) -}}
-        {%- else -%}
+        {%- elif message['tool_call_id'] -%}
+            {%- set found = namespace(name='') -%}
+            {%- for call in state.calls -%}
+                {%- if call['id'] == message['tool_call_id'] -%}
+                    {%- set found.name = (call['function'] or call)['name'] -%}
+                {%- endif -%}
+            {%- endfor -%}
+            {%- if not found.name -%}
+                {{- raise_exception('a tool message answers a call that was not made') -}}
+            {%- endif -%}
+            {{- '@START_RESPONSE@' ~ response(found.name, message['content']) -}}
+        {%- elif message['content'] is sequence and message['content'] is not string -%}
             {%- for part in message['content'] -%}
                 {{- '@START_RESPONSE@' ~ response(part['name'], part['response']) -}}
             {%- endfor -%}
+        {%- else -%}
+            {{- raise_exception('a tool message needs the name of its tool or the id of its call') -}}
         {%- endif -%}
         {%- set state.at = 'responses' -%}
     {%- elif role == 'assistant' or role == 'model' -%}
@@ -150,6 +160,7 @@ _TEMPLATE: Final = r"""
                 {%- endif -%}
                 {{- '@START_CALL@call:' ~ bare(made['name']) ~ json(made['arguments']) ~ '@END_CALL@' -}}
             {%- endfor -%}
+            {%- set state.calls = message['tool_calls'] -%}
             {%- set state.at = 'calls' -%}
         {%- else -%}
             {{- said ~ '@END_TURN@' -}}

@@ -3,9 +3,10 @@
 Text is cut into pieces by the spellings of the control tokens; token ids are cut by the ids, so that a string which
 merely looks like a control token stays text (`RouterTokenizer.parse`). Linear in the length of the input.
 
-    completion := calls responses... | text [stop]
-    calls      := (start_call "call:" NAME object end_call)+ [stop]
-    responses  := start_response "response:" NAME object end_response ... (calls | text [stop])
+    completion := calls responses... | text [end]
+    calls      := (start_call "call:" NAME object end_call)+ [start_response | end]
+    end        := (end_turn | eos)+
+    responses  := start_response "response:" NAME object end_response ... (calls | text [end])
     value      := escape TEXT escape | NUMBER | true | false | null | None | "[" values "]" | object
     object     := "{" [KEY ":" value ("," KEY ":" value)*] "}"
 
@@ -28,7 +29,7 @@ from router.wire_format import (
     NAME,
     WireError,
     WireFormat,
-    check_text,
+    check_unicode,
     key_problem,
 )
 
@@ -89,7 +90,7 @@ class _Parser:
             if len(calls) == made:
                 self.answer()
                 return calls
-            if self.at(w.end_turn):
+            if self.ended():
                 self.end()
                 return calls
             if not self.at(w.start_response):
@@ -108,15 +109,16 @@ class _Parser:
             piece = self.pieces[self.index]
             self.check(piece.text, "the text", self.position())
             self.advance()
-        if self.at(self.wire.end_turn):
+        if self.ended():
             self.end()
         elif self.more():
             raise self.error("expected the end of the turn or nothing after text")
 
     def end(self) -> None:
-        """The end of the turn; white space may follow it, nothing else."""
-        self.advance()
-        self.space()
+        """The end of the turn, or of the sequence; white space may follow it, nothing else."""
+        while self.ended():
+            self.advance()
+            self.space()
         if self.more():
             raise self.error("expected nothing after the end of the turn")
 
@@ -234,6 +236,9 @@ class _Parser:
     def at(self, spelling: str) -> bool:
         return self.control() and self.pieces[self.index].text == spelling
 
+    def ended(self) -> bool:
+        return self.at(self.wire.end_turn) or self.at(self.wire.eos)
+
     def advance(self) -> None:
         """Go on to the next piece."""
         self.before += len(self.pieces[self.index].text)
@@ -288,7 +293,7 @@ class _Parser:
 
     def check(self, text: str, what: str, position: int) -> str:
         try:
-            return check_text(text, what, self.wire) if not text.isascii() or "\0" in text else text
+            return check_unicode(text, what)
         except WireError as error:
             raise WireError(str(error), position) from None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
@@ -23,10 +24,8 @@ from router.regular import (
     alt,
     cat,
     inverse,
-    literal,
     normal,
     repeat,
-    span,
 )
 from runtimes.errors import UserError
 
@@ -148,8 +147,10 @@ def _category(name: str, negated: bool) -> Ranges:
 
 @lru_cache(maxsize=3)
 def _unicode(kind: str) -> Ranges:
-    test = {"DIGIT": str.isdecimal, "SPACE": str.isspace, "WORD": lambda c: c.isalnum() or c == "_"}[kind]
-    return normal((p, p) for p in range(LAST + 1) if test(chr(p)))
+    test: dict[str, Callable[[str], bool]] = {
+        "DIGIT": str.isdecimal, "SPACE": str.isspace, "WORD": lambda c: c.isalnum() or c == "_",
+    }  # fmt: skip
+    return normal((p, p) for p in range(LAST + 1) if test[kind](chr(p)))
 
 
 def _written(ranges: Any) -> Node:
@@ -162,6 +163,3 @@ def _written(ranges: Any) -> Node:
 def _no_flags(flags: int, pattern: str) -> None:
     if flags:
         raise PatternError(f"pattern {pattern!r}: flags such as (?i) are not supported; write the letters out")
-
-
-

@@ -7,40 +7,45 @@ floats they are read as, because rounding is monotonic; an exclusive bound is th
 from __future__ import annotations
 
 import math
-from decimal import Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from functools import lru_cache
 from typing import Final
 
 from router.regular import DIGIT, EMPTY, NOTHING, Node, alt, cat, literal, optional, repeat, span
 
-MAX_DIGITS: Final = 30
-"""Digits before and after the point; more are never meant, and a loop of digits must end."""
+MAX_DIGITS: Final = 20
+"""Digits before the point, and after what a bound fixes behind it: enough for any 64-bit integer and any float as
+Python writes it. A loop of digits must end."""
+_EXACT: Final = Context(prec=800)
 _SMALL: Final = (-307, -5)
 _LARGE: Final = (16, 307)
 """Exponents of ten at which Python writes a float with an exponent and can still read it back."""
 
 
+@lru_cache(maxsize=256)
 def integers(low: int | None, high: int | None) -> Node:
     """Integers from `low` to `high` (None: up to `MAX_DIGITS` digits), without leading zeros, plus sign or ``-0``."""
-    negative = NOTHING
+    negative: Node = NOTHING
     if low is None or low < 0:
         top = None if low is None else -low
         bottom = 1 if high is None or high >= 0 else -high
         negative = cat(literal("-"), _whole(bottom, top))
-    positive = NOTHING
+    positive: Node = NOTHING
     if high is None or high >= 0:
         positive = _whole(max(low or 0, 0), high)
     return alt(negative, positive)
 
 
+@lru_cache(maxsize=256)
 def numbers(low: float | None, high: float | None) -> Node:
     """Decimal numbers from `low` to `high`, both included, with or without a fraction or a two-digit exponent."""
     floor = None if low is None else Decimal(repr(low))
     ceiling = None if high is None else Decimal(repr(high))
-    negative = NOTHING
+    negative: Node = NOTHING
     if floor is None or floor < 0:
         bottom = Decimal(0) if ceiling is None or ceiling >= 0 else -ceiling
         negative = cat(literal("-"), _magnitude(bottom, None if floor is None else -floor))
-    positive = NOTHING
+    positive: Node = NOTHING
     if ceiling is None or ceiling >= 0:
         positive = _magnitude(max(floor or Decimal(0), Decimal(0)), ceiling)
     return alt(negative, positive)
@@ -125,7 +130,9 @@ def _magnitude(low: Decimal, high: Decimal | None) -> Node:
 
 
 def _decimal(low: Decimal, high: Decimal | None) -> Node:
-    """Decimals without an exponent from `low` to `high`."""
+    """Decimals without an exponent from `low` to `high`; bounds of more than `MAX_DIGITS` places move inwards."""
+    low = _places(low, ROUND_CEILING)
+    high = None if high is None else _places(high, ROUND_FLOOR)
     if high is not None and low > high:
         return NOTHING
     low_whole, low_rest = _split(low)
@@ -142,6 +149,13 @@ def _decimal(low: Decimal, high: Decimal | None) -> Node:
         cat(_whole(low_whole + 1, high_whole - 1), _fraction("", None)),
         cat(_whole(high_whole, high_whole), _fraction("", high_rest)),
     )
+
+
+def _places(value: Decimal, rounding: str) -> Decimal:
+    exponent = value.as_tuple().exponent
+    if isinstance(exponent, int) and exponent < -MAX_DIGITS:
+        return value.quantize(Decimal(1).scaleb(-MAX_DIGITS), rounding=rounding, context=_EXACT)
+    return value
 
 
 def _split(value: Decimal) -> tuple[int, str]:
@@ -165,11 +179,12 @@ def _digits(low: str, high: str | None, *, first: bool = False) -> Node:
     if not low and high == "":
         return repeat(literal("0"), 1 if first else 0, MAX_DIGITS)
     start, end = low[:1] or "0", (high[:1] or "0") if high is not None else "9"
-    parts = []
+    first_digits: dict[Node, list[Node]] = {}
     for digit in range(int(start), int(end) + 1):
         on_low = low[1:] if digit == int(start) and low else ""
         on_high = high[1:] if high is not None and digit == int(end) else None
-        parts.append(cat(literal(str(digit)), _digits(on_low, on_high)))
+        first_digits.setdefault(_digits(on_low, on_high), []).append(literal(str(digit)))
+    parts = [cat(alt(*digits), rest) for rest, digits in first_digits.items()]
     if not low and not first:
         parts.append(EMPTY)
     return alt(*parts)

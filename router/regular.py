@@ -1,8 +1,7 @@
-"""Regular languages: what a string or a number may look like, in one form for llguidance, llama.cpp and plain checks.
+"""Regular expressions over code points as data: what a string or a number may look like, printed by nobody yet.
 
-A `Node` is a regular expression over code points. A `Language` is the intersection of several: it prints as an
-llguidance terminal (`lark`), steps through a text by derivatives (Brzozowski, "Derivatives of Regular Expressions",
-1964) and becomes a finite automaton (`automaton`), from which `router.gbnf` writes rules, because GBNF cannot intersect.
+`derive` takes one character off the front (Brzozowski, "Derivatives of Regular Expressions", 1964); `router.language`
+builds matching, automata and llguidance's syntax on it.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from typing import Final
+from weakref import WeakValueDictionary
 
 Ranges = tuple[tuple[int, int], ...]
 """Code points as sorted, disjoint, inclusive ranges."""
@@ -76,6 +76,13 @@ Node = Chars | Cat | Alt | Repeat
 EMPTY: Final = Cat(())
 NOTHING: Final = Alt(())
 
+_pool: WeakValueDictionary[Node, Node] = WeakValueDictionary()
+
+
+def _one(node: Node) -> Node:
+    """The one node of its kind: equal nodes made by the functions below are the same object, so comparing is cheap."""
+    return _pool.setdefault(node, node)
+
 
 def normal(ranges: Iterable[tuple[int, int]]) -> Ranges:
     """Sorted, merged, without the surrogates."""
@@ -136,7 +143,7 @@ def cat(*nodes: Node) -> Node:
         if node == NOTHING or node == Chars(()):
             return NOTHING
         parts += node.parts if isinstance(node, Cat) else (node,)
-    return parts[0] if len(parts) == 1 else Cat(tuple(parts))
+    return parts[0] if len(parts) == 1 else _one(Cat(tuple(parts))) if parts else EMPTY
 
 
 def alt(*nodes: Node) -> Node:
@@ -145,7 +152,7 @@ def alt(*nodes: Node) -> Node:
     single = normal(r for part in flat if isinstance(part, Chars) for r in part.ranges)
     parts: list[Node] = [Chars(single)] if single else []
     parts += [part for part in dict.fromkeys(flat) if not isinstance(part, Chars)]
-    return parts[0] if len(parts) == 1 else Alt(tuple(parts))
+    return _one(parts[0] if len(parts) == 1 else Alt(tuple(parts))) if parts else NOTHING
 
 
 def repeat(node: Node, low: int = 0, high: int | None = None) -> Node:
@@ -154,7 +161,7 @@ def repeat(node: Node, low: int = 0, high: int | None = None) -> Node:
         return EMPTY
     if node == NOTHING or node == Chars(()):
         return EMPTY if low == 0 else NOTHING
-    return node if (low, high) == (1, 1) else Repeat(node, low, high)
+    return node if (low, high) == (1, 1) else _one(Repeat(node, low, high))
 
 
 def optional(node: Node) -> Node:
@@ -240,14 +247,15 @@ def nonempty(node: Node) -> Node:
             return repeat(nonempty(inner), max(low, 1) if not nullable(inner) else 1, high)
 
 
-def _size(node: Node) -> int:
+def never(node: Node, character: str) -> bool:
+    """Whether no string of `node` has `character` in it."""
     match node:
-        case Chars():
-            return 1
+        case Chars(ranges):
+            return not any(a <= ord(character) <= b for a, b in ranges)
         case Cat(parts) | Alt(parts):
-            return sum(_size(p) for p in parts)
+            return all(never(p, character) for p in parts)
         case Repeat(inner, _, _):
-            return 1 + _size(inner)
+            return never(inner, character)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -285,119 +293,3 @@ def firsts(node: Node) -> Iterator[tuple[int, int]]:
                     break
         case Repeat(inner, _, _):
             yield from firsts(inner)
-
-
-State = tuple[Node, ...]
-
-
-@dataclass(frozen=True)
-class Automaton:
-    """A finite automaton without dead ends: per state whether it accepts, and where each character leads. It starts in 0."""
-
-    accepting: tuple[bool, ...]
-    edges: tuple[tuple[tuple[Ranges, int], ...], ...]
-
-
-@dataclass(frozen=True)
-class Language:
-    """The strings that belong to every one of `parts`."""
-
-    parts: tuple[Node, ...]
-
-    @property
-    def empty(self) -> bool:
-        """Whether the empty string belongs."""
-        return all(nullable(p) for p in self.parts)
-
-    def step(self, state: State, character: str) -> State | None:
-        """The state after one more character, or None where no string of a part goes on so."""
-        after = tuple(derive(p, ord(character)) for p in state)
-        return None if NOTHING in after else after
-
-    def matches(self, text: str) -> bool:
-        """Whether `text` belongs."""
-        state: State | None = self.parts
-        for character in text:
-            state = self.step(state, character)
-            if state is None:
-                return False
-        return all(nullable(p) for p in state)
-
-    def automaton(self, limit: int) -> Automaton | None:
-        """The automaton, or None where it would take more than `limit` states. Its edges are empty for no string."""
-        numbers: dict[State, int] = {self.parts: 0}
-        edges: list[list[tuple[Ranges, int]]] = []
-        for state in numbers_in_order(numbers):
-            found: dict[int, list[tuple[int, int]]] = {}
-            for a, b in _atoms([tuple(firsts(p)) for p in state]):
-                after = tuple(derive(p, a) for p in state)
-                if NOTHING not in after:
-                    found.setdefault(numbers.setdefault(after, len(numbers)), []).append((a, b))
-            if len(numbers) > limit:
-                return None
-            edges.append([(normal(ranges), target) for target, ranges in found.items()])
-        accepting = [all(nullable(p) for p in state) for state in numbers]
-        return _trim(accepting, edges)
-
-    def lark(self) -> str:
-        """The body of an llguidance terminal, which holds everything but the empty string (`empty` tells of that)."""
-        first, *others = sorted(self.parts, key=_size)
-        return " & ".join(f"/{regex(p)}/" for p in (nonempty(first), *others))
-
-
-def numbers_in_order(numbers: dict[State, int]) -> Iterator[State]:
-    """The keys of a dictionary that grows while they are walked."""
-    done = 0
-    while done < len(numbers):
-        fresh = list(numbers)[done:]
-        done += len(fresh)
-        yield from fresh
-
-
-def _atoms(sets: list[tuple[tuple[int, int], ...]]) -> Iterator[tuple[int, int]]:
-    """Ranges in which all characters are alike for every part: within, the parts' first ranges neither begin nor end."""
-    cuts = sorted({cut for ranges in sets for a, b in ranges for cut in (a, b + 1)})
-    for a, b in zip(cuts, cuts[1:], strict=False):
-        if all(any(x <= a <= y for x, y in ranges) for ranges in sets):
-            yield a, b - 1
-
-
-def _trim(accepting: list[bool], edges: list[list[tuple[Ranges, int]]]) -> Automaton:
-    """Leave out edges into states from which no end can be reached."""
-    sources: list[list[int]] = [[] for _ in edges]
-    for state, out in enumerate(edges):
-        for _, target in out:
-            sources[target].append(state)
-    alive = {state for state, end in enumerate(accepting) if end}
-    todo = list(alive)
-    while todo:
-        for source in sources[todo.pop()]:
-            if source not in alive:
-                alive.add(source)
-                todo.append(source)
-    kept = tuple(tuple(edge for edge in out if edge[1] in alive) if s in alive else () for s, out in enumerate(edges))
-    return Automaton(tuple(accepting), kept)
-
-
-def regex(node: Node) -> str:
-    """`node` in the syntax of Rust's regex crate, safe between slashes (every character that is not a word is escaped)."""
-    match node:
-        case Chars(ranges):
-            if len(ranges) == 1 and ranges[0][0] == ranges[0][1]:
-                return _point(ranges[0][0])
-            return "[" + "".join(_point(a) if a == b else f"{_point(a)}-{_point(b)}" for a, b in ranges) + "]"
-        case Cat(parts):
-            return "".join(regex(p) for p in parts)
-        case Alt(parts):
-            return "(?:" + "|".join(regex(p) for p in parts) + ")"
-        case Repeat(inner, low, high):
-            body = regex(inner) if isinstance(inner, Chars | Alt) else f"(?:{regex(inner)})"
-            times = {(0, None): "*", (1, None): "+", (0, 1): "?"}.get((low, high))
-            if times is None:
-                times = f"{{{low}}}" if low == high else f"{{{low},{'' if high is None else high}}}"
-            return body + times
-
-
-def _point(point: int) -> str:
-    character = chr(point)
-    return character if character.isascii() and character.isalnum() else f"\\x{{{point:x}}}"

@@ -61,7 +61,7 @@ class RouterTokenizer:
             raise UserError(f"{path}: not a tokenizer.json ({error})") from None
         return cls(tokenizer, wire, source=str(path))
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
         """Number of entries, control tokens included."""
         return int(self.raw.get_vocab_size(with_added_tokens=True))
@@ -133,7 +133,9 @@ class RouterTokenizer:
         """The calls and their stop, as the model should write them."""
         text = render_completion(calls, self.wire)
         if _SPACE in text:
-            raise WireError(f"a call contains {_SPACE!r}, which the tokenizer reads back as a space; it cannot be written")
+            raise WireError(
+                f"a call contains {_SPACE!r}, which the tokenizer reads back as a space; it cannot be written"
+            )
         return self.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:

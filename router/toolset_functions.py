@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
-from router.toolset_schema import ToolsetError
+from router.explain import ToolsetError
 
 _SCALARS: Final[dict[Any, str]] = {str: "string", bool: "boolean", int: "integer", float: "number"}
 _LISTS: Final = (list, Sequence, typing.Sequence)
@@ -106,25 +106,20 @@ def _inner(hint: Any, where: str) -> dict[str, Any]:
     """The schema of a type within another, where None has no meaning of its own."""
     schema, optional = _schema(hint, where)
     if optional:
-        raise ToolsetError(f"{where}: {_name(hint)} may be None inside a list or TypedDict; drop None")
+        raise ToolsetError(f"{where}: {_name(hint)} stands inside a list or TypedDict and may be None; drop None")
     return schema
 
 
 def _typed_dict(hint: Any, where: str) -> dict[str, Any]:
-    fields = typing.get_type_hints(hint, include_extras=True)
-    plain = {name: _unwrap(kind) for name, kind in fields.items()}
-    return {
-        "type": "object",
-        "properties": {name: _inner(kind, f"{where}.{name}") for name, kind in plain.items()},
-        "required": [name for name in fields if name in hint.__required_keys__],
-    }
-
-
-def _unwrap(hint: Any) -> Any:
-    """Without `Required[…]` and `NotRequired[…]`, which `__required_keys__` has taken into account."""
-    if typing.get_origin(hint) in (typing.Required, typing.NotRequired):
-        return typing.get_args(hint)[0]
-    return hint
+    properties: dict[str, Any] = {}
+    required: list[str] = []
+    for name, kind in typing.get_type_hints(hint, include_extras=True).items():
+        # `__required_keys__` does not see these two where annotations are text (from __future__ import annotations).
+        mark = typing.get_origin(kind) if typing.get_origin(kind) in (typing.Required, typing.NotRequired) else None
+        properties[name] = _inner(typing.get_args(kind)[0] if mark else kind, f"{where}.{name}")
+        if mark is typing.Required or (mark is None and name in hint.__required_keys__):
+            required.append(name)
+    return {"type": "object", "properties": properties, "required": required}
 
 
 def _enum(values: list[Any], hint: Any, where: str) -> dict[str, Any]:

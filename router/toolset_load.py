@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from router.explain import KeyPath, ToolsetError, Where, near
 from router.toolset import DEFAULT_INSTRUCTION, Toolset
-from router.toolset_schema import Path as KeyPath
-from router.toolset_schema import ToolsetError, Where, build, build_tools, near
+from router.toolset_openai import function_of
+from router.toolset_schema import build, build_tools
 from router.validate import type_name
 
 if TYPE_CHECKING:
@@ -79,17 +80,7 @@ def from_openai(
     where = Where(source)
     if not isinstance(tools, Sequence) or isinstance(tools, str | bytes):
         raise where.error((), f"must be a list of tool definitions, not {type_name(tools)}")
-    entries: list[tuple[Any, KeyPath]] = []
-    for i, tool in enumerate(tools):
-        data: Any = tool
-        path: KeyPath = (i,)
-        if isinstance(tool, dict) and tool.get("type", "function") != "function":
-            raise where.error((i, "type"), f"{tool['type']!r} is not a function; only functions can be called here")
-        if isinstance(tool, dict) and "function" in tool:
-            data, path = tool["function"], (i, "function")
-        if isinstance(data, dict):
-            data = {k: v for k, v in data.items() if k not in ("type", "strict", "return", "returns")}
-        entries.append((data, path))
+    entries = [function_of(tool, i, where) for i, tool in enumerate(tools)]
     return build_tools(
         entries, where, name=name, description=description, instruction=instruction, max_calls=max_calls
     )  # fmt: skip
@@ -145,7 +136,7 @@ def _plain(loader: yaml.SafeLoader, node: yaml.Node, path: KeyPath, lines: dict[
     if isinstance(node, yaml.MappingNode):
         out: dict[Any, Any] = {}
         for key_node, value_node in node.value:
-            key = loader.construct_object(key_node) if isinstance(key_node, yaml.ScalarNode) else None
+            key = _scalar(loader, key_node, source) if isinstance(key_node, yaml.ScalarNode) else None
             at = key_node.start_mark.line + 1
             if not isinstance(key, str):
                 raise ToolsetError(f"{source}:{at}: the key {_source(key_node)} is not a string; quote it")
@@ -156,10 +147,24 @@ def _plain(loader: yaml.SafeLoader, node: yaml.Node, path: KeyPath, lines: dict[
         return out
     if isinstance(node, yaml.SequenceNode):
         return [_plain(loader, item, (*path, i), lines, source) for i, item in enumerate(node.value)]
-    value = loader.construct_object(node)
+    value = _scalar(loader, node, source)
     if value is not None and not isinstance(value, str | int | float | bool):
         raise where.error(path, f"{_source(node)} is {type_name(value)}, which JSON does not have; quote it")
     return value
+
+
+def _scalar(loader: yaml.SafeLoader, node: yaml.Node, source: str) -> Any:
+    import yaml
+
+    try:
+        return loader.construct_object(node)
+    except yaml.MarkedYAMLError:
+        raise
+    except Exception:  # a tag that does not fit its text: PyYAML then fails in many ways
+        line = node.start_mark.line + 1
+        raise ToolsetError(
+            f"{source}:{line}: {_source(node)} is not of the tag {node.tag}; leave the tag out"
+        ) from None
 
 
 def _source(node: yaml.Node) -> str:

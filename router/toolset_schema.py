@@ -5,371 +5,89 @@ An error names the file, the line where the reader knew it, the key's path, what
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn, get_args
+from typing import Any, Final
 
-from router.formats import FORMATS
-from router.toolset import DEFAULT_INSTRUCTION, MISSING, Schema, SchemaType, Tool, Toolset
-from router.validate import equal, type_name, value_errors
-from router.wire_format import NAME, WIRES, WireError, check_text
-from runtimes.errors import UserError
+from router.explain import KeyPath, ToolsetError, Where
+from router.schema_read import SchemaReader
+from router.toolset import DEFAULT_INSTRUCTION, Schema, Tool, Toolset
+from router.validate import type_name
 
 MAX_CALLS: Final = 8
-MAX_SCHEMA_DEPTH: Final = 16
 
-Path = tuple[str | int, ...]
+_TOOLSET_KEYS: Final = ("name", "description", "instruction", "max_calls", "tools")
+_TOOL_KEYS: Final = ("name", "description", "parameters")
 
-
-class ToolsetError(UserError):
-    """A toolset that cannot be used: where, what is wrong, what is allowed."""
-
-
-@dataclass(frozen=True)
-class Where:
-    """Where data came from: a name for messages and, when a reader knew them, the line of every key path."""
-
-    source: str = "toolset"
-    lines: Mapping[Path, int] = field(default_factory=dict)
-
-    def error(self, path: Path, message: str) -> ToolsetError:
-        """The error at a key path; the line is the nearest known one."""
-        line = next((self.lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in self.lines), None)
-        place = f"{self.source}:{line}" if line is not None else self.source
-        return ToolsetError(f"{place}: {spell(path)}: {message}" if path else f"{place}: {message}")
-
-
-def spell(path: Path) -> str:
-    """A key path as people write it: ``tools[0].parameters``."""
-    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).removeprefix(".")
+__all__ = ["MAX_CALLS", "KeyPath", "ToolsetError", "Where", "build", "build_tools"]
 
 
 def build(data: Any, where: Where) -> Toolset:
     """A toolset from its own form (that of `to_dict` and of the YAML files)."""
-    return _Builder(where).toolset(data)
+    return _toolset(SchemaReader(where), data)
 
 
-def build_tools(tools: Iterable[tuple[Any, Path]], where: Where, **toolset: Any) -> Toolset:
+def build_tools(tools: Iterable[tuple[Any, KeyPath]], where: Where, **toolset: Any) -> Toolset:
     """A toolset from single tools as (data, path), read leniently: what only documents a schema is passed over."""
-    builder = _Builder(where, lenient=True)
-    built = tuple(builder.tool(data, path) for data, path in tools)
-    builder.distinct([(tool.name, (*path, "name")) for tool, (_, path) in zip(built, tools, strict=True)])
-    return builder.finish(built, toolset)
+    reader = SchemaReader(where, lenient=True)
+    entries = list(tools)
+    built = tuple(_tool(reader, data, path) for data, path in entries)
+    _distinct(reader, [(tool.name, (*path, "name")) for tool, (_, path) in zip(built, entries, strict=True)])
+    return _finish(reader, built, toolset)
 
 
-_TOOLSET_KEYS: Final = ("name", "description", "instruction", "max_calls", "tools")
-_TOOL_KEYS: Final = ("name", "description", "parameters")
-_COMMON: Final = ("type", "description", "default", "bind")
-_NUMBER: Final = ("enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
-_KEYWORDS: Final[dict[SchemaType, tuple[str, ...]]] = {
-    "string": (*_COMMON, "enum", "pattern", "format", "minLength", "maxLength", "copy", "case_insensitive"),
-    "integer": (*_COMMON, *_NUMBER),
-    "number": (*_COMMON, *_NUMBER),
-    "boolean": _COMMON,
-    "array": (*_COMMON, "items", "minItems", "maxItems"),
-    "object": (*_COMMON, "properties", "required", "additionalProperties"),
-}
-_DOCUMENTATION: Final = frozenset(
-    ("title", "$schema", "$id", "$comment", "examples", "example", "deprecated", "readOnly", "strict")
-)
-_COMBINERS: Final = frozenset(("anyOf", "oneOf", "allOf", "not", "if", "$ref", "const", "patternProperties"))
-_BIND: Final = re.compile(r"context\.([A-Za-z_][A-Za-z0-9_]*)")
-_BEYOND_AUTOMATA: Final = re.compile(r"\(\?<?[=!]|\(\?P=|\(\?\(|(?<!\\)(?:\\\\)*\\[1-9]")
+def _toolset(reader: SchemaReader, data: Any) -> Toolset:
+    keys = reader.mapping(data, (), "a toolset")
+    reader.known(keys, _TOOLSET_KEYS, (), "a toolset")
+    for key in ("name", "tools"):
+        if key not in keys:
+            reader.fail((), f"{key!r} is missing; a toolset needs a name and tools")
+    tools = keys["tools"]
+    if not isinstance(tools, list):
+        reader.fail(("tools",), f"must be a list of tools, not {type_name(tools)}")
+    built = tuple(_tool(reader, tool, ("tools", i)) for i, tool in enumerate(tools))
+    _distinct(reader, [(tool.name, ("tools", i, "name")) for i, tool in enumerate(built)])
+    return _finish(reader, built, {k: keys[k] for k in keys if k != "tools"})
 
 
-class _Builder:
-    def __init__(self, where: Where, *, lenient: bool = False) -> None:
-        self.where = where
-        self.lenient = lenient
-
-    def fail(self, path: Path, message: str) -> NoReturn:
-        raise self.where.error(path, message)
-
-    # The toolset and its tools.
-
-    def toolset(self, data: Any) -> Toolset:
-        keys = self.mapping(data, (), "a toolset")
-        self.known(keys, _TOOLSET_KEYS, (), "a toolset")
-        for key in ("name", "tools"):
-            if key not in keys:
-                self.fail((), f"{key!r} is missing; a toolset needs a name and tools")
-        tools = keys["tools"]
-        if not isinstance(tools, list):
-            self.fail(("tools",), f"must be a list of tools, not {type_name(tools)}")
-        built = tuple(self.tool(tool, ("tools", i)) for i, tool in enumerate(tools))
-        self.distinct([(tool.name, ("tools", i, "name")) for i, tool in enumerate(built)])
-        return self.finish(built, {k: keys[k] for k in keys if k != "tools"})
-
-    def finish(self, tools: tuple[Tool, ...], keys: Mapping[str, Any]) -> Toolset:
-        if not tools:
-            self.fail(("tools",), "is empty; a toolset needs at least one tool")
-        max_calls = keys.get("max_calls", 1)
-        if not isinstance(max_calls, int) or isinstance(max_calls, bool) or not 1 <= max_calls <= MAX_CALLS:
-            self.fail(("max_calls",), f"{max_calls!r} is not a number of calls; allowed are 1 to {MAX_CALLS}")
-        return Toolset(
-            name=self.name(keys["name"], ("name",)),
-            tools=tools,
-            description=self.text(keys.get("description", ""), ("description",)),
-            instruction=self.text(keys.get("instruction", DEFAULT_INSTRUCTION), ("instruction",)),
-            max_calls=max_calls,
-        )
-
-    def tool(self, data: Any, path: Path) -> Tool:
-        keys = self.mapping(data, path, "a tool")
-        self.known(keys, _TOOL_KEYS, path, "a tool")
-        if "name" not in keys:
-            self.fail(path, "'name' is missing; a tool needs one")
-        name = self.name(keys["name"], (*path, "name"))
-        if "description" not in keys and not self.lenient:
-            self.fail(path, f"'description' is missing; the model chooses {name!r} by it")
-        description = self.text(keys.get("description") or "", (*path, "description"))
-        parameters = keys.get("parameters")
-        if parameters is None or (self.lenient and parameters == {}):
-            return Tool(name, description, Schema("object"))
-        where = (*path, "parameters")
-        schema = self.schema(parameters, where, top=True)
-        if schema.type != "object":
-            self.fail((*where, "type"), f"must be 'object', not {schema.type!r}: a call's arguments have names")
-        if schema.additional:
-            self.fail((*where, "additionalProperties"), "a tool takes only the parameters that it names; leave it out")
-        return Tool(name, description, schema)
-
-    def distinct(self, names: list[tuple[str, Path]]) -> None:
-        seen: set[str] = set()
-        for name, path in names:
-            if name in seen:
-                self.fail(path, f"there is already a tool called {name!r}; names must differ")
-            seen.add(name)
-
-    # Schemas.
-
-    def schema(self, data: Any, path: Path, *, top: bool = False, parameter: bool = False) -> Schema:
-        if len(path) > 2 * MAX_SCHEMA_DEPTH:
-            self.fail(path, f"schemas are nested more than {MAX_SCHEMA_DEPTH} deep")
-        keys = self.mapping(data, path, "a schema")
-        if self.lenient:
-            keys = {k: v for k, v in keys.items() if k not in _DOCUMENTATION and not (k == "default" and v is None)}
-        kind = self.kind(keys, path)
-        self.known(keys, _KEYWORDS[kind], path, f"{'an' if kind[0] in 'aio' else 'a'} {kind}")
-        out: dict[str, Any] = {"type": kind}
-        if "description" in keys:
-            out["description"] = self.text(keys["description"], (*path, "description"))
-        if kind == "string":
-            self.string(keys, path, out)
-        if kind in ("integer", "number"):
-            self.number(keys, path, out)
-        if kind == "array":
-            self.bounds(keys, path, out, "Items")
-            if "items" in keys:
-                out["items"] = self.schema(keys["items"], (*path, "items"))
-        if kind == "object":
-            self.object(keys, path, out, top=top)
-        if "enum" in keys:
-            out["enum"] = self.enum(keys["enum"], (*path, "enum"), Schema(**out))
-        if "bind" in keys:
-            out["bind"] = self.bind(keys, path, parameter=parameter)
-        if "default" in keys:
-            out["default"] = self.default(keys["default"], (*path, "default"), Schema(**out), top=top)
-        return Schema(**out)
-
-    def kind(self, keys: Mapping[str, Any], path: Path) -> SchemaType:
-        kinds = get_args(SchemaType)
-        found = keys.get("type")
-        if "type" not in keys:
-            combiner = next((k for k in keys if k in _COMBINERS), None)
-            if combiner:
-                self.fail((*path, combiner), f"{combiner!r} is not supported; write one type out, or one tool per case")
-            self.fail(path, f"'type' is missing; allowed are {', '.join(kinds)}")
-        if self.lenient and isinstance(found, list) and "null" in found and len(found) == 2:
-            found = next(k for k in found if k != "null")
-        if self.lenient and isinstance(found, str):
-            found = found.lower()
-        if not isinstance(found, str) or found not in kinds:
-            hint = near(found, kinds)
-            self.fail((*path, "type"), f"{found!r} is not a type; allowed are {', '.join(kinds)}{hint}")
-        kind: SchemaType = found  # type: ignore[assignment]  # one of get_args
-        return kind
-
-    def string(self, keys: Mapping[str, Any], path: Path, out: dict[str, Any]) -> None:
-        self.bounds(keys, path, out, "Length")
-        if "pattern" in keys:
-            out["pattern"] = self.pattern(keys["pattern"], (*path, "pattern"))
-        if "format" in keys:
-            form = keys["format"]
-            if not isinstance(form, str) or form not in FORMATS:
-                hint = near(form, FORMATS)
-                self.fail((*path, "format"), f"{form!r} is not a format; allowed are {', '.join(FORMATS)}{hint}")
-            out["format"] = form
-        for flag in ("copy", "case_insensitive"):
-            if flag in keys:
-                if not isinstance(keys[flag], bool):
-                    self.fail((*path, flag), f"{keys[flag]!r} is neither true nor false")
-                out[flag] = keys[flag]
-        if out.get("copy"):
-            for other in ("enum", "pattern", "format"):
-                if other in keys:
-                    self.fail((*path, "copy"), f"a span of the request cannot also be held to {other!r}; drop one")
-        if "pattern" in keys and "format" in keys:
-            self.fail((*path, "format"), "cannot stand beside 'pattern'; drop one")
-
-    def pattern(self, pattern: Any, path: Path) -> str:
-        if not isinstance(pattern, str):
-            self.fail(path, f"must be a regular expression, not {type_name(pattern)}")
-        try:
-            re.compile(pattern)
-        except (re.error, RecursionError, OverflowError) as error:
-            self.fail(path, f"{pattern!r} is not a regular expression: {error}")
-        if _BEYOND_AUTOMATA.search(pattern):
-            self.fail(path, f"{pattern!r} looks around or back; a grammar can only have plain regular expressions")
-        return pattern
-
-    def number(self, keys: Mapping[str, Any], path: Path, out: dict[str, Any]) -> None:
-        kinds = {"minimum": "minimum", "maximum": "maximum", "exclusiveMinimum": "exclusive_minimum",
-                 "exclusiveMaximum": "exclusive_maximum"}  # fmt: skip
-        for key, name in kinds.items():
-            if key in keys:
-                value = keys[key]
-                finite = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
-                if not finite:
-                    self.fail((*path, key), f"{value!r} is not a number")
-                out[name] = value
-        for low_key in ("minimum", "exclusiveMinimum"):
-            for high_key in ("maximum", "exclusiveMaximum"):
-                if low_key in keys and high_key in keys:
-                    low, high = keys[low_key], keys[high_key]
-                    touching = low == high and (low_key, high_key) != ("minimum", "maximum")
-                    if low > high or touching:
-                        self.fail((*path, high_key), f"{high!r} leaves nothing above {low_key} {low!r}")
-
-    def bounds(self, keys: Mapping[str, Any], path: Path, out: dict[str, Any], what: str) -> None:
-        low, high = f"min{what}", f"max{what}"
-        for key, name in ((low, f"min_{what.lower()}"), (high, f"max_{what.lower()}")):
-            if key in keys:
-                value = keys[key]
-                if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                    self.fail((*path, key), f"{value!r} is not a whole number from 0 on")
-                out[name] = value
-        if low in keys and high in keys and keys[low] > keys[high]:
-            self.fail((*path, high), f"{keys[high]} is below {low} {keys[low]}")
-
-    def object(self, keys: Mapping[str, Any], path: Path, out: dict[str, Any], *, top: bool) -> None:
-        properties = self.mapping(keys.get("properties", {}), (*path, "properties"), "'properties'")
-        built: dict[str, Schema] = {}
-        optional: set[str] = set()
-        for name, data in properties.items():
-            where = (*path, "properties", name)
-            self.name(name, where)
-            built[name] = self.schema(data, where, parameter=top)
-            if self.lenient and (built[name].default is not MISSING or "null" in _types(data)):
-                optional.add(name)
-        required = keys.get("required", [])
-        if not isinstance(required, list):
-            self.fail((*path, "required"), f"must be a list of parameter names, not {type_name(required)}")
-        for i, name in enumerate(required):
-            where = (*path, "required", i)
-            if not isinstance(name, str) or name not in built:
-                known = ", ".join(built) or "none"
-                self.fail(where, f"{name!r} is not among the properties; there are {known}{near(name, built)}")
-            if name in required[:i]:
-                self.fail(where, f"{name!r} is listed twice")
-            if built[name].default is not MISSING and not self.lenient:
-                self.fail(where, f"{name!r} has a default and so cannot be required; drop one")
-        additional = keys.get("additionalProperties", not top and "properties" not in keys)
-        if not isinstance(additional, bool):
-            where = (*path, "additionalProperties")
-            self.fail(where, "must be true or false; schemas for further keys are not supported")
-        out["properties"] = built
-        out["required"] = tuple(name for name in required if name not in optional)
-        out["additional"] = additional
-
-    def enum(self, values: Any, path: Path, schema: Schema) -> tuple[Any, ...]:
-        if not isinstance(values, list) or not values:
-            self.fail(path, "must be a list of at least one value")
-        for i, value in enumerate(values):
-            self.value(value, (*path, i), schema)
-            if any(equal(value, other) for other in values[:i]):
-                self.fail((*path, i), f"{value!r} is listed twice")
-        return tuple(values)
-
-    def bind(self, keys: Mapping[str, Any], path: Path, *, parameter: bool) -> str:
-        where = (*path, "bind")
-        found = _BIND.fullmatch(keys["bind"]) if isinstance(keys["bind"], str) else None
-        if not found:
-            self.fail(where, f"{keys['bind']!r} is not of the form context.KEY, such as context.project_path")
-        if not parameter:
-            self.fail(where, "only a tool's own parameters can be bound, not what lies within them")
-        for other in ("copy", "default"):
-            if other in keys:
-                self.fail(where, f"a bound parameter is filled from the context and cannot have {other!r}; drop one")
-        return found.group(1)
-
-    def default(self, value: Any, path: Path, schema: Schema, *, top: bool) -> Any:
-        if top:
-            self.fail(path, "a tool's arguments as a whole cannot have a default; give it to a parameter")
-        self.value(value, path, schema)
-        return value
-
-    def value(self, value: Any, path: Path, schema: Schema) -> None:
-        """A value that the file gives (enum, default) must itself be valid, and be such that it can be written."""
-        errors = value_errors(value, schema, "")
-        if errors:
-            quote = ""
-            if schema.type == "string" and type_name(value) in ("boolean", "integer", "number", "null", "date"):
-                quote = "; quote it to make it a string"
-            self.fail(path, errors[0].removeprefix(": ") + quote)
-        if isinstance(value, str):
-            self.text(value, path)
-
-    # Small things.
-
-    def mapping(self, data: Any, path: Path, what: str) -> dict[str, Any]:
-        if not isinstance(data, dict):
-            self.fail(path, f"{what} must be a mapping of keys to values, not {type_name(data)}")
-        for key in data:
-            if not isinstance(key, str):
-                self.fail(path, f"the key {key!r} is not a string; quote it")
-        return data
-
-    def known(self, keys: Mapping[str, Any], allowed: tuple[str, ...], path: Path, what: str) -> None:
-        for key in keys:
-            if key not in allowed:
-                if key in _COMBINERS:
-                    self.fail((*path, key), f"{key!r} is not supported; write one type out, or one tool per case")
-                owner = next((kind for kind, words in _KEYWORDS.items() if key in words), None)
-                if owner and "type" in keys:
-                    self.fail((*path, key), f"{key!r} is for {_owners(key)}, not for {what}")
-                hint = near(key, allowed)
-                self.fail((*path, key), f"unknown key {key!r}; {what} may have {', '.join(allowed)}{hint}")
-
-    def name(self, name: Any, path: Path) -> str:
-        if not isinstance(name, str) or not NAME.fullmatch(name):
-            self.fail(path, f"{name!r} is not a name; allowed are letters, digits, '_', '.' and '-', no digit first")
-        return name
-
-    def text(self, text: Any, path: Path) -> str:
-        if not isinstance(text, str):
-            self.fail(path, f"must be text, not {type_name(text)}")
-        for wire in WIRES.values():
-            try:
-                check_text(text, "it", wire)
-            except WireError as error:
-                self.fail(path, str(error))
-        return text
+def _finish(reader: SchemaReader, tools: tuple[Tool, ...], keys: Mapping[str, Any]) -> Toolset:
+    if not tools:
+        reader.fail(("tools",), "is empty; a toolset needs at least one tool")
+    max_calls = keys.get("max_calls", 1)
+    if not isinstance(max_calls, int) or isinstance(max_calls, bool) or not 1 <= max_calls <= MAX_CALLS:
+        reader.fail(("max_calls",), f"{max_calls!r} is not a number of calls; allowed are 1 to {MAX_CALLS}")
+    return Toolset(
+        name=reader.name(keys["name"], ("name",)),
+        tools=tools,
+        description=reader.text(keys.get("description", ""), ("description",)),
+        instruction=reader.text(keys.get("instruction", DEFAULT_INSTRUCTION), ("instruction",)),
+        max_calls=max_calls,
+    )
 
 
-def near(word: object, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` where something is near, else nothing."""
-    close = difflib.get_close_matches(str(word), list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+def _tool(reader: SchemaReader, data: Any, path: KeyPath) -> Tool:
+    keys = reader.mapping(data, path, "a tool")
+    reader.known(keys, _TOOL_KEYS, path, "a tool")
+    if "name" not in keys:
+        reader.fail(path, "'name' is missing; a tool needs one")
+    name = reader.name(keys["name"], (*path, "name"))
+    if "description" not in keys and not reader.lenient:
+        reader.fail(path, f"'description' is missing; the model chooses {name!r} by it")
+    description = reader.text(keys.get("description") or "", (*path, "description"))
+    parameters = keys.get("parameters")
+    if parameters is None or (reader.lenient and parameters == {}):
+        return Tool(name, description, Schema("object"))
+    where = (*path, "parameters")
+    schema = reader.schema(parameters, where, top=True)
+    if schema.type != "object":
+        reader.fail((*where, "type"), f"must be 'object', not {schema.type!r}: a call's arguments have names")
+    if schema.additional:
+        reader.fail((*where, "additionalProperties"), "a tool takes only the parameters that it names; leave it out")
+    return Tool(name, description, schema)
 
 
-def _owners(key: str) -> str:
-    kinds = [kind for kind, words in _KEYWORDS.items() if key in words]
-    return " and ".join(f"{kind}s" for kind in kinds)
-
-
-def _types(data: Any) -> list[Any]:
-    found = data.get("type") if isinstance(data, dict) else None
-    return found if isinstance(found, list) else [found]
+def _distinct(reader: SchemaReader, names: list[tuple[str, KeyPath]]) -> None:
+    seen: set[str] = set()
+    for name, path in names:
+        if name in seen:
+            reader.fail(path, f"there is already a tool called {name!r}; names must differ")
+        seen.add(name)

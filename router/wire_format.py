@@ -127,6 +127,11 @@ def check_text(text: str, what: str, wire: WireFormat) -> str:
     found = wire.splitter.search(text)
     if found:
         raise WireError(f"{what} contains the control token {found.group()!r}; it cannot be written")
+    return check_unicode(text, what)
+
+
+def check_unicode(text: str, what: str) -> str:
+    """`text`, if it has no null character and no half of a surrogate pair."""
     if "\0" in text:
         raise WireError(f"{what} contains a null character; it cannot be written")
     if not text.isascii():

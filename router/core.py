@@ -1,0 +1,277 @@
+"""The Router: a model, a tokenizer and a toolset; requests in, tool calls out, on whatever runtime opens the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import RLock
+from time import perf_counter
+from types import TracebackType
+from typing import Any, Final, Literal
+
+from router.decode import MAX_NEW_TOKENS, Decision, Decoded, DecodeError, decode, decode_free
+from router.grammar import Grammar
+from router.tokenizer import RouterTokenizer
+from router.toolset import Call, Toolset
+from router.validate import value_errors
+from router.wire_format import wire_format
+from runtimes.artifact import Artifact, open_artifact
+from runtimes.base import Model, Session
+from runtimes.errors import UserError
+
+WARM_UP: Final = "find the notes of last week and open them"
+WARM_UP_TOKENS: Final = 48
+
+
+@dataclass(frozen=True)
+class RouteStats:
+    """What one request took. Tokens and passes are those of the request; the toolset's prefix was cached before."""
+
+    prompt_tokens: int
+    """Of the whole prompt, the cached prefix included."""
+    request_tokens: int
+    """Of the prompt, those that were not cached."""
+    forced_tokens: int
+    decided_tokens: int
+    forward_passes: int
+    pass_sizes: list[int]
+    first_decision_ms: float
+    """From the request as a string to the first token that the model chose."""
+    total_ms: float
+    """From the request as a string to the parsed calls."""
+    tokenize_ms: float
+    grammar_ms: float
+    model_ms: float
+
+
+@dataclass(frozen=True)
+class RouteResult:
+    """The calls that a request needs (none where no tool serves), bound parameters filled in; or why there are none."""
+
+    calls: list[Call]
+    error: str | None
+    """Why the completion cannot be read as calls or was not finished; never set for a request without a call."""
+    token_ids: list[int]
+    """The completion, its stop included."""
+    text: str
+    stats: RouteStats
+    decisions: list[Decision] | None = field(default=None, compare=False)
+    """Every choice of the model, where `record` asked for it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, for JSON."""
+        return {
+            "calls": [call.to_dict() for call in self.calls],
+            "error": self.error,
+            "text": self.text,
+            "token_ids": list(self.token_ids),
+            "stats": dict(vars(self.stats)),
+        }
+
+
+class Router:
+    """Routes requests to the tools of one toolset. Use as a context manager, or `close` it.
+
+    The toolset's prefix is in the KV cache after opening and after every request, whatever happened to it. Calls from
+    several threads take turns: there is one sequence, behind one lock.
+    """
+
+    def __init__(self, model: Model, tokenizer: RouterTokenizer, toolset: Toolset, *, own: bool = False) -> None:
+        """Compile the grammar and put the prefix into the cache. `own`: closing the router closes the model too."""
+        self.model = model
+        self.tokenizer = tokenizer
+        self.toolset = toolset
+        self.artifact: Artifact | None = None
+        self._own = own
+        self._lock = RLock()
+        self._closed = False
+        self.prefix_ids = tokenizer.prefix_ids(toolset)
+        smallest = len(self.prefix_ids) + len(tokenizer.request_ids("x")) + 1
+        if tokenizer.vocab_size > model.vocab_size:
+            raise UserError(
+                f"{tokenizer.source}: {tokenizer.vocab_size} entries, but the model has {model.vocab_size}; "
+                "the tokenizer belongs to another model"
+            )
+        if smallest > model.context_length:
+            raise UserError(
+                f"toolset {toolset.name}: its declarations take {len(self.prefix_ids)} tokens and leave no room for a "
+                f"request in the context of {model.context_length}; use fewer tools or shorter descriptions"
+            )
+        self.grammar = Grammar.compile(toolset, tokenizer)
+        self._session: Session = model.session()
+        self._session.append(self.prefix_ids)
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        *,
+        runtime: str | None = None,
+        device: str = "auto",
+        threads: int | None = None,
+        toolset: Toolset | None = None,
+        check: Literal["hashes", "sizes"] = "hashes",
+    ) -> Router:
+        """Open an artifact, with its own toolset or another one. Raises `UserError` for whatever is in the way.
+
+        `check="sizes"` spares the hashing of the weights where they were verified before.
+        """
+        from router.toolset_load import load_json
+        from runtimes import open_model
+
+        artifact = open_artifact(folder, check=check)
+        tokenizer = RouterTokenizer.load(artifact.tokenizer, wire_format(artifact.wire))
+        toolset = toolset or load_json(artifact.toolset)
+        model = open_model(artifact, runtime_name=runtime, device=device, threads=threads)
+        try:
+            router = cls(model, tokenizer, toolset, own=True)
+        except BaseException:
+            model.close()
+            raise
+        router.artifact = artifact
+        return router
+
+    @classmethod
+    def from_model(cls, model: Model, tokenizer: RouterTokenizer, toolset: Toolset) -> Router:
+        """A router over a model that the caller opened and will close."""
+        return cls(model, tokenizer, toolset)
+
+    def route(
+        self,
+        user: str,
+        context: Mapping[str, Any] | None = None,
+        *,
+        grammar: bool = True,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        record: bool = False,
+    ) -> RouteResult:
+        """The calls that `user` asks for. `context` brings the values that the toolset binds.
+
+        Raises `UserError`, before any forward pass, for an empty request, one that does not fit the context, or a bound
+        key that is missing. A completion that is no call, or has no end, is the result's `error`.
+        """
+        begun = perf_counter()
+        bound = self._bound(context or {})
+        if not isinstance(user, str) or not user.strip():
+            raise UserError("the request is empty; say what you want done")
+        request = self.tokenizer.request_ids(user)
+        self._fits(request)
+        tokenized = perf_counter()
+        with self._lock:
+            self._open()
+            decoded, matching = self._decode(user, request, grammar, max_new_tokens, record)
+        calls, text, error = self._read(decoded)
+        if error is None:
+            calls = [self._fill(call, bound) for call in calls]
+        ended = perf_counter()
+        stats = RouteStats(
+            prompt_tokens=len(self.prefix_ids) + len(request),
+            request_tokens=len(request),
+            forced_tokens=decoded.forced_tokens,
+            decided_tokens=decoded.decided_tokens,
+            forward_passes=decoded.forward_passes,
+            pass_sizes=decoded.pass_sizes,
+            first_decision_ms=(tokenized - begun + matching) * 1e3 + decoded.first_decision_ms,
+            total_ms=(ended - begun) * 1e3,
+            tokenize_ms=(tokenized - begun) * 1e3,
+            grammar_ms=matching * 1e3 + decoded.grammar_ms,
+            model_ms=decoded.model_ms,
+        )
+        return RouteResult(calls, error, decoded.token_ids, text, stats, decoded.decisions)
+
+    def warm_up(self, requests: int = 1) -> None:
+        """Decode a made-up request, so that the first real one does not pay for what a runtime sets up lazily."""
+        request = self.tokenizer.request_ids(WARM_UP)
+        with self._lock:
+            self._open()
+            for _ in range(requests):
+                self._decode(WARM_UP, request, True, WARM_UP_TOKENS, False)
+
+    def close(self) -> None:
+        """Free the model (if the router opened it). Closing twice is fine."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                if self._own:
+                    self.model.close()
+
+    def __enter__(self) -> Router:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self) -> None:
+        if self._closed:
+            raise UserError("the router is closed; open it again")
+
+    def _decode(self, user: str, request: list[int], grammar: bool, limit: int, record: bool) -> tuple[Decoded, float]:
+        """Decode behind the prefix and leave only the prefix in the cache. Also the seconds that the matcher took."""
+        session = self._session
+        if session.position != len(self.prefix_ids):
+            # A runtime that could not rewind lost the prefix with it; start over rather than answer from a wrong cache.
+            session.rewind(0)
+            session.append(self.prefix_ids)
+        room = self.model.context_length
+        begun = perf_counter()
+        try:
+            if not grammar:
+                stops = self.tokenizer.stop_ids
+                return decode_free(
+                    session, request, stops, context_length=room, max_new_tokens=limit, record=record
+                ), 0.0  # fmt: skip
+            matcher = self.grammar.matcher(user)
+            matching = perf_counter() - begun
+            return decode(
+                session, request, matcher, context_length=room, max_new_tokens=limit, record=record
+            ), matching  # fmt: skip
+        finally:
+            if session.position > len(self.prefix_ids):
+                session.rewind(len(self.prefix_ids))
+
+    def _read(self, decoded: Decoded) -> tuple[list[Call], str, str | None]:
+        text = self.tokenizer.decode([i for i in decoded.token_ids if i < self.tokenizer.vocab_size])
+        if decoded.error is not None:
+            return [], text, decoded.error
+        try:
+            return self.tokenizer.parse(decoded.token_ids), text, None
+        except UserError as error:
+            return [], text, f"the completion cannot be read: {error}"
+
+    def _fits(self, request: list[int]) -> None:
+        prefix, room = len(self.prefix_ids), self.model.context_length
+        if prefix + len(request) + 1 > room:
+            raise DecodeError(
+                f"the request takes {len(request)} tokens; with the toolset's {prefix} and at least one for the answer "
+                f"that is more than the context of {room}; shorten the request"
+            )
+
+    def _bound(self, context: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Per tool, the values of its bound parameters."""
+        for key in self.toolset.bound_keys:
+            users = [tool.name for tool in self.toolset if key in tool.bound.values()]
+            if key not in context:
+                raise UserError(f"context: no {key!r}, which {_names(users)} {_need(users)}; give it with the request")
+        filled: dict[str, dict[str, Any]] = {}
+        for tool in self.toolset:
+            filled[tool.name] = {name: context[key] for name, key in tool.bound.items()}
+            for name, value in filled[tool.name].items():
+                wrong = value_errors(value, tool.parameters.properties[name], tool.bound[name])
+                if wrong:
+                    raise UserError(f"context: {wrong[0]} (tool {tool.name}, parameter {name})")
+        return filled
+
+    def _fill(self, call: Call, bound: Mapping[str, Mapping[str, Any]]) -> Call:
+        """`call` with its bound parameters; the context's values win over any that the model made up."""
+        return Call(call.name, {**call.arguments, **bound.get(call.name, {})})
+
+
+def _names(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _need(names: list[str]) -> str:
+    return "needs" if len(names) == 1 else "need"

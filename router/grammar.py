@@ -1,0 +1,231 @@
+"""The grammar of a toolset's completions, compiled once with llguidance; each request takes a copy and walks it.
+
+Strings that must be spans of the request are not known when the toolset is compiled. In their place stands a mark,
+the bos token and a number, which is forced whenever it is reached; `Matcher` never hands it out, but lets a walk
+through the request's spans (`router.spans`) take over until the string ends. So nothing is compiled per request.
+
+Free-form keys leave out the character that opens control tokens (``<``). Every string may be of any length that its
+schema allows: a model that never ends one is stopped by the decoder's limit, with an error.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+
+from router.language import Language
+from router.productions import (
+    NONE,
+    Choice,
+    Control,
+    Copy,
+    Expression,
+    Productions,
+    Ref,
+    Seq,
+    Stop,
+    Text,
+    Times,
+    Word,
+    productions,
+)
+from router.spans import Request, SpanKind, SpanWalk
+from router.tokenizer import RouterTokenizer
+from router.toolset import Toolset
+from runtimes.errors import UserError
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+Ids = npt.NDArray[np.intp]
+
+_QUIET: Final = 0
+
+
+class GrammarError(UserError):
+    """A grammar that cannot be compiled, or one that cannot go on (too complex a pattern, a limit of llguidance)."""
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """A compiled toolset. `matcher` gives each request its own walk; compiled parts are shared."""
+
+    toolset: Toolset
+    tokenizer: RouterTokenizer
+    lark: str
+    """The grammar as text."""
+    copies: tuple[SpanKind, ...]
+    """The kinds of span that strings may be held to."""
+    _compiled: dict[frozenset[int], LLMatcher] = field(repr=False)
+
+    @classmethod
+    def compile(cls, toolset: Toolset, tokenizer: RouterTokenizer) -> Grammar:
+        """Compile what `toolset` allows. Raises `UserError` naming the tool and parameter that cannot be decoded."""
+        rules = productions(toolset, tokenizer.wire)
+        lark = lark_text(rules, tokenizer)
+        return cls(toolset, tokenizer, lark, rules.copies, {frozenset(): _compile(lark, tokenizer)})
+
+    def matcher(self, user: str) -> Matcher:
+        """A walk through the grammar for one request."""
+        request = Request(user.strip() if self.copies else "", self.tokenizer.wire)
+        barred = frozenset(n for n, kind in enumerate(self.copies) if not request.starts(kind))
+        if barred not in self._compiled:
+            lark = lark_text(productions(self.toolset, self.tokenizer.wire, barred), self.tokenizer)
+            self._compiled[barred] = _compile(lark, self.tokenizer)
+        return Matcher(self, self._compiled[barred].deep_copy(), request)
+
+
+class Matcher:
+    """Where one completion stands in the grammar. Not thread-safe."""
+
+    def __init__(self, grammar: Grammar, base: LLMatcher, request: Request) -> None:
+        self.grammar = grammar
+        self._base = base
+        self._request = request
+        self._span: SpanWalk | None = None
+        self._escape = grammar.tokenizer.control_id("escape")
+        self._bos = grammar.tokenizer.bos_id
+
+    @property
+    def finished(self) -> bool:
+        """Whether the completion is complete, its stop included."""
+        return bool(self._span is None and self._base.is_stopped())
+
+    def forced(self) -> list[int]:
+        """The tokens that the grammar leaves no choice about, walked past already. Empty where there is a choice."""
+        out: list[int] = []
+        while not self.finished:
+            if self._span is not None:
+                ids = self._span.forced()
+            else:
+                ids = self._base.compute_ff_tokens()
+                self._check()
+                ids = ids or self._only()
+                if self._bos in ids:
+                    mark = ids.index(self._bos)
+                    end = ids.index(self._escape, mark)
+                    number = int(_ll_tokenizer(self.grammar.tokenizer).decode_str(ids[mark + 1 : end]))
+                    self._walk(ids[:end])
+                    out += ids[:mark]
+                    self._span = SpanWalk(self._request, self.grammar.copies[number], self.grammar.tokenizer)
+                    continue
+            if not ids:
+                break
+            for token in ids:
+                self.accept(token)
+            out += ids
+        return out
+
+    def allows(self, token: int) -> bool:
+        """Whether `token` may come next."""
+        if self._span is not None:
+            return token in self._span.options()
+        return bool(self._base.validate_tokens([token]) == 1)
+
+    def allowed(self, width: int) -> Ids:
+        """The ids below `width` that may come next, ascending."""
+        if self._span is not None:
+            return np.array(sorted(i for i in self._span.options() if i < width), dtype=np.intp)
+        bits = np.frombuffer(self._base.compute_bitmask(), dtype=np.uint8)
+        self._check()
+        return np.flatnonzero(np.unpackbits(bits, count=min(width, 8 * len(bits)), bitorder="little"))
+
+    def accept(self, token: int) -> None:
+        """Walk past `token`. Raises `GrammarError` where it is not allowed."""
+        if self._span is None:
+            self._walk([token])
+        elif not self._span.accept(token):
+            raise GrammarError(f"the request has no span that goes on with the token {token}")
+        elif self._span.finished:
+            self._span = None
+            self._walk([self._escape])
+
+    def _only(self) -> list[int]:
+        """The one token that spells a forced byte, where no other does; no choice of tokens is left then."""
+        if not self._base.compute_ff_bytes():
+            return []
+        ids = self.allowed(self.grammar.tokenizer.vocab_size)
+        return [int(ids[0])] if len(ids) == 1 else []
+
+    def _walk(self, ids: list[int]) -> None:
+        if not self._base.consume_tokens(ids):
+            self._check()
+            raise GrammarError(f"the grammar does not allow the tokens {ids}")
+
+    def _check(self) -> None:
+        if self._base.is_error():
+            raise GrammarError(f"the grammar cannot go on: {_line(self._base.get_error())}")
+
+
+def lark_text(rules: Productions, tokenizer: RouterTokenizer) -> str:
+    """The productions in llguidance's Lark dialect; control tokens by their ids, languages as terminals."""
+    terminals: dict[Language, str] = {}
+    lines = [f"{name}: {_lark(body, tokenizer, terminals)}" for name, body in rules.rules.items()]
+    lines += [f"{name}: {language.lark()}" for language, name in terminals.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _lark(expression: Expression, tokenizer: RouterTokenizer, terminals: dict[Language, str]) -> str:
+    def inner(part: Expression) -> str:
+        return _lark(part, tokenizer, terminals)
+
+    if expression == NONE:
+        return '""'
+    match expression:
+        case Text(text):
+            return _quote(text)
+        case Control(spelling) | Stop(spelling):
+            return f"<[{tokenizer.control_id(spelling)}]>"
+        case Word(language):
+            return terminals.setdefault(language, f"T{len(terminals)}")
+        case Copy(number, _):
+            return f'<[{tokenizer.bos_id}]> "{number}"'
+        case Ref(name):
+            return name
+        case Seq(parts):
+            return "(" + " ".join(inner(p) for p in parts) + ")"
+        case Choice(parts):
+            return "(" + " | ".join(inner(p) for p in parts) + ")"
+        case Times(part, low, high):
+            times = {(0, None): "*", (1, None): "+", (0, 1): "?"}.get((low, high))
+            body = inner(part) if isinstance(part, Seq | Choice | Ref) else f"({inner(part)})"
+            return body + (times or f"{{{low},{'' if high is None else high}}}")
+
+
+def _quote(text: str) -> str:
+    return json.dumps(text).replace("\x7f", "\\u007f")
+
+
+_tokenizers: WeakKeyDictionary[RouterTokenizer, Any] = WeakKeyDictionary()
+
+
+def _ll_tokenizer(tokenizer: RouterTokenizer) -> LLTokenizer:
+    """llguidance's view of a tokenizer, made from its JSON alone and kept as long as the tokenizer."""
+    from llguidance import LLTokenizer
+
+    if tokenizer not in _tokenizers:
+        # Slices are sets of tokens that a free string takes as a whole; these leave out what opens a control token.
+        plain = f"[^\\x00\\u{{2581}}{tokenizer.wire.escape[0]}]"
+        slices = [f"{plain}{{1,10}}", f"{plain}{{1,30}}", f"{plain}+"]
+        _tokenizers[tokenizer] = LLTokenizer(tokenizer.raw.to_str(), slices=slices)
+    found: LLTokenizer = _tokenizers[tokenizer]
+    return found
+
+
+def _compile(lark: str, tokenizer: RouterTokenizer) -> LLMatcher:
+    from llguidance import LLMatcher
+
+    matcher = LLMatcher(_ll_tokenizer(tokenizer), lark, log_level=_QUIET)
+    if matcher.is_error():
+        raise GrammarError(f"the grammar cannot be compiled: {_line(matcher.get_error())}")
+    return matcher
+
+
+def _line(text: str) -> str:
+    """The first line of a message, which for llguidance goes on with its state."""
+    return text.strip().splitlines()[0] if text.strip() else "no reason given"

@@ -1,0 +1,335 @@
+"""From a toolset to the productions of its completions, before they are printed for llguidance or for llama.cpp.
+
+    start  := call{1,max_calls} stop | stop          arguments in the order in which they are rendered
+    call   := start_call "call:NAME{" arguments "}" end_call
+
+There is no white space to choose. Required arguments stand, others may be left out (those with a default are never
+required), the commas follow. A free-form object holds bare keys and values of any kind, `FREE_DEPTH` deep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from router.formats import FORMATS
+from router.language import Language
+from router.patterns import search, whole
+from router.ranges import integer_bounds, integers, number_bounds, numbers
+from router.regular import ANY, Node, but, cat, never, nonempty, optional, other_than, repeat, without
+from router.spans import SpanKind
+from router.toolset import MISSING, Schema, Tool, Toolset
+from router.wire import WireFormat, render_value
+from runtimes.errors import UserError
+
+FREE_DEPTH: Final = 4
+"""Lists and objects within each other in a free-form value."""
+SPACES: Final = (
+    "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f\x20\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000"
+)
+"""What `str.strip` removes."""
+_CONTROL: Final = "".join(chr(p) for p in (*range(32), 127))
+_STRUCTURE: Final = ":{}[],"
+
+
+@dataclass(frozen=True)
+class Text:
+    """Exactly these characters, none of them a control token."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Control:
+    """One control token, by its spelling."""
+
+    spelling: str
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The control token that ends the completion."""
+
+    spelling: str
+
+
+@dataclass(frozen=True)
+class Word:
+    """A string of a language."""
+
+    language: Language
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A span of the request; `number` counts the toolset's kinds of span, `language` is what holds of any."""
+
+    number: int
+    language: Language
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A rule, by its name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Seq:
+    """One after another."""
+
+    parts: tuple[Expression, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Any one of them."""
+
+    parts: tuple[Expression, ...]
+
+
+@dataclass(frozen=True)
+class Times:
+    """`low` to `high` times (None: without limit)."""
+
+    part: Expression
+    low: int
+    high: int | None
+
+
+NONE: Final = Seq(())
+"""Nothing at all."""
+
+Expression = Text | Control | Stop | Word | Copy | Ref | Seq | Choice | Times
+
+
+@dataclass(frozen=True)
+class Productions:
+    """Rules by name, ``start`` first, and the kinds of span that a request must offer."""
+
+    rules: dict[str, Expression]
+    copies: tuple[SpanKind, ...] = ()
+
+
+def productions(toolset: Toolset, wire: WireFormat, barred: frozenset[int] = frozenset()) -> Productions:
+    """The productions of every completion that `toolset` allows. Raises `UserError` for what cannot be decoded.
+
+    `barred` numbers the kinds of span that a request does not offer; arguments that need one are left out, and calls
+    that need such an argument.
+    """
+    return _Builder(wire, barred).build(toolset)
+
+
+class Impossible(Exception):
+    """No value can be written here."""
+
+
+class _Builder:
+    def __init__(self, wire: WireFormat, barred: frozenset[int]) -> None:
+        self.wire = wire
+        self.barred = barred
+        self.rules: dict[str, Expression] = {}
+        self.shared: dict[Expression, Ref] = {}
+        self.copies: dict[SpanKind, int] = {}
+
+    def build(self, toolset: Toolset) -> Productions:
+        w = self.wire
+        self.rules["start"] = NONE
+        calls = []
+        for tool in toolset:
+            try:
+                calls.append(self.call(tool))
+            except Impossible:
+                continue
+            except UserError as error:
+                raise UserError(f"tool {tool.name}: {error}") from None
+        ends: list[Expression] = [Stop(w.end_turn)]
+        if calls:
+            call = self.rule(Seq((Control(w.start_call), Text("call:"), choice(*calls), Control(w.end_call))))
+            made = call if toolset.max_calls == 1 else Times(call, 1, toolset.max_calls)
+            ends.insert(0, Seq((made, Stop(w.start_response))))
+        self.rules["start"] = choice(*ends)
+        return Productions(self.rules, tuple(self.copies))
+
+    def rule(self, body: Expression) -> Ref:
+        """A rule of its own for `body`; equal bodies share one."""
+        if isinstance(body, Ref):
+            return body
+        if body not in self.shared:
+            self.shared[body] = Ref(f"r{len(self.rules)}")
+            self.rules[self.shared[body].name] = body
+        return self.shared[body]
+
+    def call(self, tool: Tool) -> Expression:
+        arguments = self.members_of(tool.visible, tool.required, additional=0)
+        return seq(Text(tool.name), arguments)
+
+    def members_of(self, properties: Mapping[str, Schema], required: Sequence[str], *, additional: int) -> Expression:
+        """An object; `additional` is how deep the values of further keys may be nested (0: no further keys)."""
+        further = self.pair(properties, additional) if additional else None
+        gap: list[tuple[Expression, int, int | None]] = [(further, 0, None)] if further else []
+        members = list(gap)
+        for name in sorted(properties, key=str.lower):
+            schema = properties[name]
+            needed = name in required and schema.default is MISSING
+            try:
+                members += [(seq(Text(f"{name}:"), self.value(schema)), int(needed), 1), *gap]
+            except Impossible:
+                if needed:
+                    raise
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from None
+        return seq(Text("{"), self.members(members), Text("}"))
+
+    def members(self, members: list[tuple[Expression, int, int | None]]) -> Expression:
+        """Members, each with how often it may stand, and the commas between them.
+
+        `after` is what may follow once a member stands, `begin` what may follow while none does.
+        """
+        after: Expression = NONE
+        begin: Expression = NONE
+        for member, low, high in reversed(members):
+            more = seq(Text(","), member)
+            here = seq(member, Times(more, 0, None), after) if high is None else seq(member, after)
+            begin = here if low else choice(here, begin)
+            after = self.rule(seq(more if low else Times(more, 0, high), after))
+        return begin
+
+    def pair(self, declared: Mapping[str, Schema], depth: int) -> Expression:
+        """A key that is not declared, and a value of any kind."""
+        key = Language((_key(self.wire), other_than(sorted(declared)))) if declared else Language((_key(self.wire),))
+        return self.rule(seq(Word(key), Text(":"), self.anything(depth - 1)))
+
+    def anything(self, depth: int) -> Expression:
+        """A value of any kind; `depth` levels of lists and objects."""
+        scalars: list[Expression] = [
+            self.string(Language((free_text(self.wire),))),
+            Word(Language((numbers(None, None),))),
+            *(Text(word) for word in ("true", "false", "null")),
+        ]
+        if depth > 0:
+            scalars.append(self.array(self.anything(depth - 1), 0, None))
+            scalars.append(self.members_of({}, (), additional=depth))
+        return self.rule(choice(*scalars))
+
+    def value(self, schema: Schema) -> Expression:
+        if schema.enum is not None:
+            return self.enum(schema.enum)
+        match schema.type:
+            case "string":
+                return self.copy(schema) if schema.copy else self.string(_string_language(schema, self.wire))
+            case "integer":
+                return Word(_possible(Language((integers(*integer_bounds(*_bounds(schema))),))))
+            case "number":
+                return Word(_possible(Language((numbers(*number_bounds(*_bounds(schema))),))))
+            case "boolean":
+                return choice(Text("true"), Text("false"))
+            case "array":
+                try:
+                    item = self.anything(FREE_DEPTH - 1) if schema.items is None else self.value(schema.items)
+                except Impossible:
+                    if schema.min_items:
+                        raise
+                    return Text("[]")
+                return self.array(item, schema.min_items or 0, schema.max_items)
+            case "object":
+                return self.members_of(
+                    schema.properties, schema.required, additional=FREE_DEPTH if schema.additional else 0
+                )  # fmt: skip
+
+    def enum(self, values: Sequence[object]) -> Expression:
+        """One of `values`, as they are rendered."""
+        if all(isinstance(value, str) for value in values):
+            escape = Control(self.wire.escape)
+            return seq(escape, choice(*(Text(str(value)) if value else NONE for value in values)), escape)
+        written = (self.wire.splitter.split(render_value(value, self.wire)) for value in values)
+        return choice(
+            *(seq(*(Control(p) if i % 2 else Text(p) for i, p in enumerate(parts) if p)) for parts in written)
+        )  # fmt: skip
+
+    def string(self, language: Language) -> Expression:
+        escape = Control(self.wire.escape)
+        if not language.empty:
+            return seq(escape, Word(language), escape)
+        if not language.possible(empty=False):
+            return seq(escape, escape)
+        return seq(escape, maybe(Word(language)), escape)
+
+    def copy(self, schema: Schema) -> Expression:
+        kind = SpanKind(schema.min_length or 0, schema.max_length)
+        number = self.copies.setdefault(kind, len(self.copies))
+        if number in self.barred:
+            raise Impossible
+        escape = Control(self.wire.escape)
+        return seq(escape, Copy(number, _string_language(schema, self.wire)), escape)
+
+    def array(self, item: Expression, low: int, high: int | None) -> Expression:
+        if high == 0:
+            return Text("[]")
+        item = self.rule(item)
+        rest = Times(seq(Text(","), item), max(low - 1, 0), None if high is None else high - 1)
+        some = seq(item, rest) if rest.high != 0 else item
+        return seq(Text("["), some if low else maybe(some), Text("]"))
+
+
+def seq(*parts: Expression) -> Expression:
+    """One after another. Neighbouring text stays apart: of two lexemes that begin alike, a lexer takes the longer."""
+    flat = tuple(p for part in parts for p in (part.parts if isinstance(part, Seq) else (part,)))
+    return flat[0] if len(flat) == 1 else Seq(flat)
+
+
+def choice(*parts: Expression) -> Expression:
+    """Any one of them, without doubles."""
+    flat = dict.fromkeys(p for part in parts for p in (part.parts if isinstance(part, Choice) else (part,)))
+    return next(iter(flat)) if len(flat) == 1 else Choice(tuple(flat))
+
+
+def maybe(part: Expression) -> Expression:
+    return Times(part, 0, 1)
+
+
+def _bounds(schema: Schema) -> tuple[float | None, float | None, float | None, float | None]:
+    return schema.minimum, schema.maximum, schema.exclusive_minimum, schema.exclusive_maximum
+
+
+def _possible(language: Language) -> Language:
+    if not language.possible():
+        raise UserError("no value holds to its bounds, pattern and length; widen them")
+    return language
+
+
+def _string_language(schema: Schema, wire: WireFormat) -> Language:
+    parts: list[Node] = []
+    if schema.pattern is not None:
+        parts.append(search(schema.pattern))
+    if schema.format in FORMATS:
+        parts.append(whole(FORMATS[schema.format]))
+    low, high = schema.min_length or 0, schema.max_length
+    if low == 1 and high is None and not parts:
+        return Language((nonempty(free_text(wire)),))
+    if low or high is not None:
+        parts.append(repeat(ANY, low, high))
+    if not any(never(part, wire.escape[0]) for part in parts):
+        parts.insert(0, free_text(wire))
+    return _possible(Language(tuple(parts)))
+
+
+@lru_cache(maxsize=8)
+def free_text(wire: WireFormat) -> Node:
+    """Text without anything spelled like a control token, which could not be written. All begin with one character."""
+    return without(wire.reserved)
+
+
+@lru_cache(maxsize=8)
+def _key(wire: WireFormat) -> Node:
+    """A bare key: no structure, no control character, no space at its ends, not spelled like a control token.
+
+    Keys leave out the character that opens every control token, which spares the grammar an intersection.
+    """
+    barred = _CONTROL + _STRUCTURE + wire.escape[0]
+    outer, inner = but(barred + SPACES), but(barred)
+    return cat(outer, optional(cat(repeat(inner), outer)))
