@@ -19,6 +19,8 @@ MANIFEST = "manifest.json"
 PROOF = "proof.jsonl"
 TOKENIZER = "tokenizer.json"
 TOOLSET = "toolset.json"
+STAGING_PREFIX = ".tmp-"
+"""Folders so named are exports in the making, or what a killed one left."""
 
 _REQUIRED: dict[str, type] = {
     "schema": str,
@@ -127,6 +129,8 @@ def open_artifact(folder: str | Path, *, check: Literal["hashes", "sizes"] = "ha
     path = folder / MANIFEST
     if not folder.is_dir():
         raise ArtifactError(f"{folder}: no such artifact folder")
+    if folder.name.startswith(STAGING_PREFIX):
+        raise ArtifactError(f"{folder}: left by an export that did not finish; make one with `edgecall export`")
     if not path.is_file():
         raise ArtifactError(f"{folder}: not an artifact ({MANIFEST} is missing); make one with `edgecall export`")
     try:

@@ -1,0 +1,314 @@
+"""PyTorch, the reference: transformers' Gemma 3 on safetensors, on cpu, cuda or metal (MPS).
+
+The module of transformers computes; the KV cache and the attention masks are ours. A cache that keeps every key can
+be rewound to any position, also behind the sliding window (transformers' own windowed cache cannot), and masks made
+from positions alone cost microseconds where transformers' mask builder costs more than a small model's pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from runtimes.artifact import Artifact
+from runtimes.base import (
+    Availability,
+    BareLoop,
+    DeviceStatus,
+    Logits,
+    Rows,
+    check_append,
+    check_rewind,
+    check_threads,
+)
+from runtimes.errors import ArtifactError, SessionError, UnavailableError, UserError
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT = "safetensors"
+
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+_FIX = 'pip install "edgecall[train]"'
+_FIX_CUDA = "needs an NVIDIA driver and torch's CUDA build, on Linux the default: pip install --force-reinstall torch"
+_FIX_METAL = "run on a Mac with Apple silicon and macOS 14 or newer; the macOS wheel of torch has MPS built in"
+
+
+def availability() -> Availability:
+    """Whether torch and transformers are installed, and which devices torch can use here."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        found = version("torch")
+        version("transformers")
+    except PackageNotFoundError as error:
+        return Availability(False, reason=f"{error.name or 'torch'} is not installed", fix=_FIX)
+    return Availability(True, f"torch {found}", devices={"cpu": DeviceStatus(True), **_accelerators()})
+
+
+def open_model(artifact: Artifact, *, device: str = "auto", threads: int | None = None) -> TorchModel:
+    """Load a safetensors artifact. `device`: auto, cpu, cuda (or cuda:N), metal.
+
+    `threads` is process-wide in torch: the model opened last decides. Raises `UnavailableError` for a device that
+    is not there, `ArtifactError` for weights that do not fit the config.
+    """
+    state = availability()
+    if not state.available:
+        raise UnavailableError(f"torch: {state.reason}; {state.fix}")
+    import torch
+
+    target = _device(device)
+    torch.set_num_threads(check_threads(threads))
+    return TorchModel(_load(artifact, target), artifact, device, target)
+
+
+def bare_loop(
+    artifact: Artifact,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    prefix: Sequence[int],
+    passes: Sequence[Sequence[int]],
+) -> BareLoop:
+    """The same passes with everything but the forward passes done beforehand: input ids, positions and masks."""
+    import torch
+
+    model = open_model(artifact, device=device, threads=threads)
+    net, cache = model.net, _Cache(model)
+    with torch.inference_mode():
+        cache.start = 0
+        net(**cache.inputs(prefix), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        steps, position = [], len(prefix)
+        for tokens in passes:
+            cache.start = position
+            steps.append((position, cache.inputs(tokens)))
+            position += len(tokens)
+
+    def run() -> None:
+        with torch.inference_mode():
+            for start, inputs in steps:
+                cache.start = start
+                net(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1].float().cpu()
+
+    return run
+
+
+class TorchModel:
+    """Loaded weights; sessions share them."""
+
+    def __init__(self, net: Any, artifact: Artifact, asked: str, device: torch.device) -> None:
+        self._net = net
+        self.vocab_size: int = artifact.vocab_size
+        self.context_length: int = artifact.context_length
+        self.device: str = "metal" if device.type == "mps" else str(device)
+        self.dtype: str = {"float32": "fp32", "bfloat16": "bf16"}[str(net.dtype).removeprefix("torch.")]
+
+    @property
+    def net(self) -> Any:
+        """The `Gemma3ForCausalLM`. Raises `SessionError` after `close`."""
+        if self._net is None:
+            raise SessionError("torch: the model is closed; open it again")
+        return self._net
+
+    @property
+    def threads(self) -> int:
+        import torch
+
+        return int(torch.get_num_threads())
+
+    def session(self) -> TorchSession:
+        return TorchSession(self)
+
+    def close(self) -> None:
+        self._net = None
+
+
+class TorchSession:
+    """One sequence: its cached keys and values, and how many of them count."""
+
+    def __init__(self, model: TorchModel) -> None:
+        self._model = model
+        self._cache = _Cache(model)
+        self._position = 0
+
+    @property
+    def position(self) -> int:
+        return self._position
+
+    def append(self, tokens: Sequence[int], *, rows: Rows = "last") -> Logits:
+        import torch
+
+        net = self._model.net
+        check_append(
+            tokens,
+            position=self._position,
+            vocab_size=self._model.vocab_size,
+            context_length=self._model.context_length,
+        )
+        cache = self._cache
+        cache.start = self._position
+        with torch.inference_mode():
+            out = net(
+                **cache.inputs(tokens), past_key_values=cache, use_cache=True, logits_to_keep=1 if rows == "last" else 0
+            )
+            logits: Logits = out.logits[0].float().cpu().numpy()
+        # Only now: a pass that failed half-way leaves keys behind `_position`, which the next one overwrites.
+        self._position += len(tokens)
+        return logits[-1] if rows == "last" else logits
+
+    def rewind(self, position: int) -> None:
+        self._model.net  # noqa: B018 - raises when closed
+        check_rewind(position, position=self._position)
+        self._position = position
+
+
+class _Cache:
+    """Keys and values of every position, per layer, in buffers that grow by doubling; the writer sets `start`.
+
+    Offers what transformers' attention asks of a cache: `update`. For a local layer only the keys that the window
+    of the first new token reaches are handed on, so that its cost does not grow with the context.
+    """
+
+    def __init__(self, model: TorchModel) -> None:
+        config = model.net.config
+        self.start = 0
+        self._device, self._dtype = model.net.device, model.net.dtype
+        self._limit = model.context_length
+        self._window = int(config.sliding_window)
+        self._local = [kind == "sliding_attention" for kind in config.layer_types]
+        self._shape = (1, int(config.num_key_value_heads), 0, int(config.head_dim))
+        self._buffers: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * len(self._local)
+
+    def inputs(self, tokens: Sequence[int]) -> dict[str, Any]:
+        """Input ids, positions and masks (True: may attend) of a pass over `tokens` from `start` on."""
+        import torch
+
+        start, end = self.start, self.start + len(tokens)
+        positions = torch.arange(start, end, device=self._device)
+        masks: dict[str, torch.Tensor | None] = {"full_attention": None, "sliding_attention": None}
+        if len(tokens) > 1:  # a single token may attend to every key that it is given
+            query = positions[:, None]
+            key = torch.arange(0, end, device=self._device)
+            masks["full_attention"] = (key <= query)[None, None]
+            key = key[self._first() :]
+            masks["sliding_attention"] = ((key <= query) & (key > query - self._window))[None, None]
+        return {
+            "input_ids": torch.tensor([list(tokens)], device=self._device),
+            "position_ids": positions[None],
+            "cache_position": positions,
+            "attention_mask": masks,
+        }
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, cache_kwargs: dict[str, Any] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the new keys and values behind `start`; return those that the layer may attend to."""
+        end = self.start + keys.shape[2]
+        all_keys, all_values = self._room(layer_idx, end)
+        all_keys[:, :, self.start : end] = keys
+        all_values[:, :, self.start : end] = values
+        first = self._first() if self._local[layer_idx] else 0
+        return all_keys[:, :, first:end], all_values[:, :, first:end]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.start
+
+    def _first(self) -> int:
+        return max(0, self.start - self._window + 1)
+
+    def _room(self, layer: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+
+        old = self._buffers[layer]
+        if old is not None and old[0].shape[2] >= end:
+            return old
+        size = min(self._limit, max(end, 256, 2 * (old[0].shape[2] if old is not None else 0)))
+        shape = (*self._shape[:2], size, self._shape[3])
+        new = (
+            torch.zeros(shape, dtype=self._dtype, device=self._device),
+            torch.zeros(shape, dtype=self._dtype, device=self._device),
+        )
+        if old is not None:
+            for target, source in zip(new, old, strict=True):
+                target[:, :, : self.start] = source[:, :, : self.start]
+        self._buffers[layer] = new
+        return new
+
+
+def _accelerators() -> dict[str, DeviceStatus]:
+    """cuda and metal. torch is imported only where an NVIDIA driver is, to ask whether this build can use it."""
+    import ctypes.util
+    import platform
+
+    cuda = DeviceStatus(False, "no NVIDIA driver found", _FIX_CUDA)
+    if ctypes.util.find_library("cuda") or ctypes.util.find_library("nvcuda"):
+        import torch
+
+        if torch.cuda.is_available():
+            cuda = DeviceStatus(True, torch.cuda.get_device_name(0))
+        else:
+            cuda = DeviceStatus(False, f"torch {torch.__version__} sees no CUDA device", _FIX_CUDA)
+    if platform.system() == "Darwin" and platform.machine() == "arm64":
+        metal = DeviceStatus(True, "MPS")
+    else:
+        metal = DeviceStatus(False, f"MPS needs Apple silicon; this is {platform.system()}", _FIX_METAL)
+    return {"cuda": cuda, "metal": metal}
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    cuda, metal = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if cuda else "mps" if metal else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    if name == "metal":
+        if not metal:
+            raise UnavailableError(f"torch: device 'metal' is not available here; {_FIX_METAL}")
+        return torch.device("mps")
+    kind, _, index = name.partition(":")
+    if kind == "cuda" and (index.isdigit() or not index):
+        if not cuda:
+            raise UnavailableError(f"torch: device {name!r} is not available here; {_FIX_CUDA}")
+        if index and int(index) >= torch.cuda.device_count():
+            raise UnavailableError(f"torch: device {name!r} is not there; this machine has {torch.cuda.device_count()}")
+        return torch.device(name)
+    raise UserError(f"torch: unknown device {name!r}; use auto, cpu, cuda, cuda:N or metal")
+
+
+def _load(artifact: Artifact, device: torch.device) -> Any:
+    """The network in the artifact's dtype. transformers fills missing weights with noise and warns; here it fails."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import Gemma3ForCausalLM
+    from transformers.utils import logging
+
+    folder = artifact.weights if artifact.weights.is_dir() else artifact.weights.parent
+    if artifact.quant not in _DTYPES:
+        raise ArtifactError(f"{artifact.folder}: torch reads {', '.join(_DTYPES)}, this is {artifact.quant!r}")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        net, info = Gemma3ForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, _DTYPES[artifact.quant]),
+            attn_implementation="sdpa",
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ArtifactError(f"{folder}: torch cannot load the weights ({line}); export again") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info.get(kind):
+            names = ", ".join(sorted(str(key) for key in info[kind])[:3])
+            raise ArtifactError(f"{folder}: the weights do not fit config.json ({kind}: {names}); export again")
+    if int(net.config.vocab_size) != artifact.vocab_size:
+        raise ArtifactError(f"{folder}: vocabulary of {net.config.vocab_size}, manifest says {artifact.vocab_size}")
+    return net.eval().to(device)
+
+
+__all__ = ["FORMAT", "TorchModel", "TorchSession", "availability", "bare_loop", "open_model"]

@@ -1,0 +1,64 @@
+"""What all tests share: one thread, no network, the tiny router and the kiwi toolset."""
+
+from __future__ import annotations
+
+import os
+
+# Before any library reads them: with as many threads as cores a busy machine slows some runtimes a hundredfold.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[_name] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from typing import TYPE_CHECKING  # noqa: E402
+
+import pytest  # noqa: E402
+
+if TYPE_CHECKING:
+    from export.base import Checkpoint
+    from router.toolset import Toolset
+    from runtimes.artifact import Artifact
+    from tests.exports import Maker
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """torch reads its thread count when it is first imported; a test that loads it later gets one thread too."""
+    import sys
+
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A random 7-layer Gemma 3 with its own tokenizer, window 64, context 1024 (see `tests.tiny`)."""
+    from tests.tiny import tiny_checkpoint
+
+    return tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def kiwi() -> Toolset:
+    """The first toolset, as shipped."""
+    from router.toolset_load import load_toolset
+
+    return load_toolset("kiwi")
+
+
+@pytest.fixture(scope="session")
+def exported(tiny: Checkpoint, kiwi: Toolset, tmp_path_factory: pytest.TempPathFactory) -> Maker:
+    """`exported(fmt, quant)`: that variant of the tiny model, written once; skips where it cannot be run here."""
+    from tests.exports import write_artifact
+
+    made: dict[tuple[str, str], Artifact] = {}
+
+    def make(fmt: str, quant: str) -> Artifact:
+        if (fmt, quant) not in made:
+            folder = tmp_path_factory.mktemp("exported") / f"{fmt}-{quant}"
+            made[fmt, quant] = write_artifact(tiny, fmt, quant, folder, kiwi)
+        return made[fmt, quant]
+
+    return make

@@ -1,0 +1,55 @@
+"""Artifacts of the tiny model for tests of runtimes: written by the exporter, without the proof (it needs a router)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from export import EXPORTERS, exporter
+from export.base import Checkpoint, Written
+from router.toolset import Toolset
+from runtimes import runtime
+from runtimes.artifact import SCHEMA, Artifact
+
+Maker = Callable[[str, str], Artifact]
+
+
+def variants() -> Iterator[tuple[str, str]]:
+    """Every registered format with each of its quantizations; an exporter that cannot be imported fails its test."""
+    for fmt in EXPORTERS:
+        try:
+            yield from ((fmt, quant) for quant in exporter(fmt).QUANTS)
+        except ImportError:
+            yield fmt, "not-importable"
+
+
+def write_artifact(source: Checkpoint, fmt: str, quant: str, folder: Path, toolset: Toolset) -> Artifact:
+    """Write the weights and what a runtime reads beside them; skip, with the reason, where that cannot be done here."""
+    module = exporter(fmt)
+    for state in (module.availability(), runtime(module.RUNTIME).availability()):
+        if not state.available:
+            pytest.skip(f"{fmt}: {state.reason}; {state.fix}")
+    folder.mkdir(parents=True)
+    written: Written = module.write(source, folder, quant, toolset)
+    shutil.copyfile(source.folder / "tokenizer.json", folder / "tokenizer.json")
+    spec = module.QUANTS[quant]
+    paths = sorted(p for p in folder.rglob("*") if p.is_file())
+    manifest = {
+        "schema": SCHEMA,
+        "format": fmt,
+        "quant": quant,
+        "precision": spec.precision,
+        "dtype": spec.dtype,
+        "weights": written.weights,
+        "wire": "functiongemma",
+        "context_length": source.context_length,
+        "vocab_size": source.vocab_size,
+        "source": {"name": source.name, "sha256": source.sha256},
+        "versions": written.versions,
+        "details": written.details,
+        "files": [{"path": p.relative_to(folder).as_posix(), "bytes": p.stat().st_size} for p in paths],
+    }
+    return Artifact(folder, manifest)
