@@ -1,0 +1,275 @@
+"""Core ML: an ``.mlpackage`` with the KV cache as its state, any number of new tokens a pass, for macOS 15 and iOS 18.
+
+The network is `export.coreml_model`, traced and converted; its interface for an app is described in docs/coreml.md.
+What was saved is read back and compared with the checkpoint: weights bit by bit, and a few passes through
+`export.coreml_mil`, since Core ML itself predicts on macOS only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from export.base import Checkpoint, Quant, Written
+from runtimes.base import Availability
+from runtimes.errors import UnavailableError, UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from export.coreml_mil import Package
+    from export.coreml_model import Gemma3Stateful
+    from router.toolset import Toolset
+
+FORMAT = "coreml"
+RUNTIME = "coreml"
+
+QUANTS: dict[str, Quant] = {
+    "fp32": Quant(32, "fp32", 2e-3),
+    "fp16": Quant(16, "fp16", 0.25),
+}
+DEFAULT_QUANTS = ("fp32", "fp16")
+
+PACKAGE = "model.mlpackage"
+CONTEXT_LENGTH = 2048
+"""Positions that the cache holds unless more are asked for; every one costs state memory, used or not."""
+ROOM = 512
+"""Positions left behind the toolset's prompt when that alone makes the cache larger."""
+
+
+def availability() -> Availability:
+    """Whether coremltools and torch are installed; converting needs no Mac."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        found = f"coremltools {version('coremltools')}"
+        version("torch")
+    except PackageNotFoundError as error:
+        name = error.name or "coremltools"
+        return Availability(False, reason=f"{name} is not installed", fix='pip install "edgecall[export]"')
+    return Availability(True, found)
+
+
+def write(
+    source: Checkpoint, folder: Path, quant: str, toolset: Toolset, *, context_length: int | None = None
+) -> Written:
+    """Write ``model.mlpackage`` into `folder`.
+
+    `context_length` is the cache's capacity: 2,048 unless the toolset's prompt needs more, and never more than the
+    checkpoint's own. Raises `UserError` for a checkpoint that the network does not cover, a prompt that does not fit,
+    and a float16 package whose activations would overflow.
+    """
+    state = availability()
+    if not state.available:
+        raise UnavailableError(f"coreml export: {state.reason}; {state.fix}")
+    if quant not in QUANTS:
+        raise UserError(f"coreml: unknown quantization {quant!r}; there are {', '.join(QUANTS)}")
+    from export import coreml_ranges
+    from export.coreml_mil import Package
+    from export.coreml_model import load_checkpoint
+
+    prompts = _prompts(source, toolset)
+    capacity = _capacity(source, max(map(len, prompts)), context_length)
+    net = load_checkpoint(source, capacity, exact=quant == "fp32")
+    details: dict[str, Any] = {"context_length": capacity}
+    sequences = [*prompts, _random_tokens(source, capacity)]
+    if quant == "fp16":
+        details["fp16"] = ranges = coreml_ranges.measure(net, sequences)
+        details["fp16_safe"] = ranges["safe"]
+        if not ranges["finite"]:
+            raise UserError(
+                f"{source.folder}: coreml fp16: activations reach {coreml_ranges.LARGEST / ranges['headroom']:.3g} and "
+                "overflow float16 (65,504); export fp32"
+            )
+    net.reset()
+    _convert(net, quant).save(str(folder / PACKAGE))
+    package = Package(folder / PACKAGE)
+    details |= _check(package, net, quant, sequences[-1])
+    return Written(PACKAGE, _versions(), details)
+
+
+def _prompts(source: Checkpoint, toolset: Toolset) -> list[list[int]]:
+    """Two whole prompts of the toolset: what the network will see. Raises `UserError` without a known wire format."""
+    from export.proof_requests import default_requests
+    from router.tokenizer import RouterTokenizer
+    from router.wire import WIRES
+
+    path = source.folder / "tokenizer.json"
+    for last, wire in enumerate(WIRES.values(), start=1 - len(WIRES)):
+        try:
+            tokenizer = RouterTokenizer.load(path, wire)
+            break
+        except UserError:
+            if last == 0:
+                raise
+    return [tokenizer.prompt_ids(toolset, request) for request in default_requests(toolset, 2)]
+
+
+def _random_tokens(source: Checkpoint, capacity: int) -> list[int]:
+    """Random tokens past the sliding window: what the network will hardly see."""
+    count = min(capacity, int(source.config["sliding_window"]) + 64)
+    return random.Random(0).choices(range(source.vocab_size), k=count)
+
+
+def _capacity(source: Checkpoint, prompt: int, asked: int | None) -> int:
+    if asked is not None and not 1 <= asked <= source.context_length:
+        raise UserError(f"coreml: context_length {asked} is outside 1..{source.context_length}, the checkpoint's own")
+    needed = -(-(prompt + ROOM) // 1024) * 1024
+    capacity = asked or min(source.context_length, max(CONTEXT_LENGTH, needed))
+    if prompt >= capacity:
+        raise UserError(
+            f"coreml: the toolset's prompt has {prompt} tokens, the cache holds {capacity}; use fewer tools"
+        )
+    return capacity
+
+
+def _convert(net: Gemma3Stateful, quant: str) -> Any:
+    """The Core ML model of `net`, not compiled."""
+    import torch
+
+    from export.coreml_mil import quiet
+
+    with quiet():
+        import coremltools as ct
+
+    example = (
+        torch.zeros(1, 3, dtype=torch.int32),
+        torch.arange(7, dtype=torch.int32)[None],
+        torch.arange(2, dtype=torch.int32),
+    )
+    with quiet():
+        with torch.no_grad():
+            traced = torch.jit.trace(net, example, check_trace=False)
+
+        def axis() -> Any:
+            return ct.RangeDim(1, net.capacity, default=1)
+
+        # All inputs have a range: Core ML refuses fixed ones beside them.
+        model = ct.convert(
+            traced,
+            inputs=[
+                ct.TensorType("input_ids", (1, axis()), np.int32),
+                ct.TensorType("positions", (1, axis()), np.int32),
+                ct.TensorType("rows", (axis(),), np.int32),
+            ],
+            outputs=[ct.TensorType("logits", dtype=np.float32)],
+            states=[
+                ct.StateType(ct.TensorType(shape=tuple(getattr(net, name).shape), dtype=np.float16), name)
+                for name in net.states
+            ],
+            minimum_deployment_target=ct.target.macOS15,
+            compute_precision=ct.transform.FP16ComputePrecision(op_selector=_narrow(quant)),
+            skip_model_load=True,
+        )
+    net.reset()  # tracing wrote into it
+    model.short_description = "Tool-call router (Gemma 3) with its KV cache as state"
+    model.input_description["input_ids"] = "The new tokens, (1, Q)"
+    model.input_description["positions"] = "0, 1, … up to the last position in use after this pass, (1, cached + Q)"
+    model.input_description["rows"] = "Which of the Q new rows shall have logits, (R)"
+    model.output_description["logits"] = "(R, vocabulary)"
+    model.user_defined_metadata["edgecall.context_length"] = str(net.capacity)
+    return model
+
+
+def _narrow(quant: str) -> Any:
+    """Which operations are float16. In the fp32 package those on the state alone, which Core ML has in float16 only:
+    otherwise the whole cache would be converted there and back for every layer."""
+    from coremltools.converters.mil.mil.scope import ScopeSource
+
+    from export.coreml_model import WIDE, Store
+
+    wide = {kind.__name__ for kind in WIDE}
+
+    def select(op: Any) -> bool:
+        modules = set(op.scopes.get(ScopeSource.TORCHSCRIPT_MODULE_TYPE, ()))
+        if quant == "fp32":
+            return Store.__name__ in modules
+        return op.op_type != "softmax" and not modules & wide
+
+    return select
+
+
+def _check(package: Package, net: Gemma3Stateful, quant: str, tokens: Sequence[int]) -> dict[str, Any]:
+    """Hold what was saved against the network. A difference is a bug here or in coremltools: `RuntimeError`."""
+    from export.coreml_mil import KNOWN_OPERATIONS
+    from export.coreml_ranges import simulate
+
+    wanted = {name: tuple(getattr(net, name).shape) for name in net.states}
+    if package.states != wanted:
+        raise RuntimeError(f"coreml: the package's states are {package.states}, not {wanted}")
+    unknown = sorted(set(package.operations) - KNOWN_OPERATIONS)
+    if unknown:
+        raise RuntimeError(f"coreml: the package has operations that were not checked: {', '.join(unknown)}")
+    missing = missing_weights(package, net)
+    if missing:
+        raise RuntimeError(f"coreml: weights that are not in the package as in the checkpoint: {', '.join(missing)}")
+    want, got = walk(net, tokens), walk(package, tokens)
+    error = float(np.abs(got - want).max())
+    if quant == "fp32":
+        limit = 1e-3
+    else:
+        net.reset()
+        limit = 1e-2 + 4 * float(np.abs(simulate(net, [tokens])[0].numpy()[-len(want) :] - want).max())
+    net.reset()
+    if not error <= limit:
+        raise RuntimeError(
+            f"coreml: the package's logits differ by {error:.3g} from the network's (at most {limit:.3g})"
+        )
+    return {
+        "operations": dict(sorted(package.operations.items())),
+        "states": {name: list(shape) for name, shape in package.states.items()},
+        "interpreted": {"tokens": len(tokens), "rows": len(want), "max_abs_logit": float(f"{error:.3g}")},
+    }
+
+
+def missing_weights(package: Package, net: Gemma3Stateful) -> list[str]:
+    """Names of `net`'s parameters that the package holds neither as they are nor rounded to float16."""
+    stored = {_digest(value) for value in package.constants() if value.dtype in (np.float16, np.float32)}
+    missing = []
+    for name, weight in net.named_parameters():
+        value = weight.detach().numpy()
+        if _digest(value) not in stored and _digest(value.astype(np.float16)) not in stored:
+            missing.append(name)
+    return missing
+
+
+def walk(net: Gemma3Stateful | Package, tokens: Sequence[int]) -> np.ndarray:
+    """Logits of the last eight of `tokens`, fed in uneven passes with one rewind; from an empty cache."""
+    state = None if hasattr(net, "reset") else net.make_state()
+    size = len(tokens)
+    cuts = sorted({0, size // 3, size // 3 + 1, max(0, size - 8), size})
+    out: Any = None
+    for start, end in [*zip(cuts, cuts[1:], strict=False), (max(0, size - 8), size)]:
+        inputs = {
+            "input_ids": np.array([tokens[start:end]], np.int32),
+            "positions": np.arange(end, dtype=np.int32)[None],
+            "rows": np.arange(end - start, dtype=np.int32),
+        }
+        if state is None:
+            out = _infer(net, inputs)
+        else:
+            out = net.run(inputs, state)["logits"]
+    return np.asarray(out)
+
+
+def _infer(net: Any, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    import torch
+
+    with torch.inference_mode():
+        logits: torch.Tensor = net(*(torch.from_numpy(value) for value in inputs.values()))
+    return logits.numpy()
+
+
+def _digest(value: np.ndarray) -> tuple[str, tuple[int, ...], bytes]:
+    return str(value.dtype), value.shape, hashlib.sha256(np.ascontiguousarray(value).tobytes()).digest()
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("coremltools", "torch")}

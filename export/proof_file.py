@@ -1,0 +1,141 @@
+"""``proof.jsonl``: what its lines hold, reading and writing them. What they prove is `export.proof`'s."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from export.base import Checkpoint
+from router.toolset import Call, Toolset
+from runtimes.artifact import Artifact
+from runtimes.errors import ArtifactError
+
+SCHEMA = "edgecall.proof/1"
+REFERENCE = "torch-fp32"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One place in the completion where the grammar left a choice, and the reference's best logits for it."""
+
+    at: int
+    """Index of the decided token in the completion."""
+    ids: tuple[int, ...]
+    logits: tuple[float, ...]
+    margin: float
+    """By how much the reference's choice beat the next best token that the grammar allowed."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One request of the proof. `calls` is None while the artifact has not been run."""
+
+    request: str
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+    decided: tuple[Decision, ...]
+    reference_calls: tuple[Call, ...]
+    reference_error: str | None = None
+    """Why the reference made no calls, where it did not come to an end."""
+    calls: tuple[Call, ...] | None = None
+    margin: float | None = None
+    """The smallest margin among the artifact's own choices."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the proof claims. `met` is False where the format could not be run on the exporting machine."""
+
+    met: bool
+    tolerance: float
+    """Largest |logit - reference| accepted at a decided position."""
+    format_tolerance: float
+    """What the format promises; `tolerance` is larger where this export needed it."""
+    reason: str = ""
+    """Why it is not met."""
+    measured: dict[str, Any] | None = None
+    """`max_abs`, `top1` (share of decided positions with the same best token), `same_calls`, and where."""
+
+
+def read_header(artifact: Artifact) -> Header:
+    """The first line of the proof. Raises `ArtifactError`."""
+    return read_proof(artifact)[0]
+
+
+def read_proof(artifact: Artifact) -> tuple[Header, list[Row]]:
+    """The proof of an artifact. Raises `ArtifactError` naming the line that is wrong."""
+    number = 0
+    try:
+        lines = artifact.proof.read_text(encoding="utf-8").splitlines()
+        number = 1
+        first = json.loads(lines[0])
+        if first.get("schema") != SCHEMA:
+            raise ValueError(f"schema is {first.get('schema')!r}, this version reads {SCHEMA!r}")
+        header = Header(
+            met=bool(first["met"]),
+            tolerance=float(first["tolerances"]["logit"]),
+            format_tolerance=float(first["tolerances"]["format"]),
+            reason=str(first.get("reason", "")),
+            measured=first.get("measured"),
+        )
+        rows = []
+        for number, line in enumerate(lines[1:], 2):  # noqa: B007 - named in the error
+            rows.append(_row(json.loads(line)))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{artifact.proof}:{number}: not a proof ({error}); export again") from None
+    return header, rows
+
+
+def write_proof(path: Path, header: Header, rows: Sequence[Row], source: Checkpoint, toolset: Toolset) -> None:
+    first = {
+        "schema": SCHEMA,
+        "reference": REFERENCE,
+        "source_sha256": source.sha256,
+        "toolset_sha256": toolset.sha256,
+        "requests": len(rows),
+        "positions": sum(len(row.decided) for row in rows),
+        "tolerances": {"logit": header.tolerance, "format": header.format_tolerance},
+        "met": header.met,
+        "reason": header.reason,
+        "measured": header.measured,
+    }
+    lines = [json.dumps(first, ensure_ascii=False), *(json.dumps(_plain(row), ensure_ascii=False) for row in rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    return {
+        "request": row.request,
+        "prompt": row.prompt,
+        "completion": row.completion,
+        "decided": [asdict(decision) for decision in row.decided],
+        "reference_calls": [call.to_dict() for call in row.reference_calls],
+        "reference_error": row.reference_error,
+        "calls": [call.to_dict() for call in row.calls] if row.calls is not None else None,
+        "margin": row.margin,
+    }
+
+
+def _row(data: dict[str, Any]) -> Row:
+    def calls(items: Sequence[dict[str, Any]]) -> tuple[Call, ...]:
+        return tuple(Call(str(c["name"]), dict(c["arguments"])) for c in items)
+
+    decided = tuple(
+        Decision(int(d["at"]), tuple(map(int, d["ids"])), tuple(map(float, d["logits"])), float(d["margin"]))
+        for d in data["decided"]
+    )
+    if any(not 0 <= d.at < len(data["completion"]) or len(d.ids) != len(d.logits) for d in decided):
+        raise ValueError("a decided position lies outside the completion")
+    return Row(
+        str(data["request"]),
+        tuple(map(int, data["prompt"])),
+        tuple(map(int, data["completion"])),
+        decided,
+        calls(data["reference_calls"]),
+        data["reference_error"],
+        calls(data["calls"]) if data["calls"] is not None else None,
+        data["margin"],
+    )
