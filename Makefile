@@ -1,0 +1,59 @@
+# make bench   environment, install, and the quick benchmark of every runtime
+# make test    environment, install, tests
+#
+# Variables: PYTHON (3.11 or newer; python3), VENV (.venv), EXTRAS (all), BENCH_ARGS, PYTEST_ARGS.
+# pip's own settings are honoured: PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, CMAKE_ARGS for a GPU build (docs/install.md).
+
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS ?= all
+BENCH_ARGS ?= all-runtimes --quick
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+# The stamp's name holds a checksum of what decides the environment, so a fresh checkout beside a kept environment
+# does not install again, and a changed pin does.
+KEY := $(shell { cat pyproject.toml constraints.txt; echo "$(EXTRAS) $(CURDIR)"; } | cksum | cut -d ' ' -f 1)
+STAMP := $(VENV)/.installed-$(KEY)
+
+.PHONY: help install bench test lint docs wheel-check clean
+
+help:
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
+
+install: $(STAMP)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "edgecall needs Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=24.1"
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[$(EXTRAS)]" -c constraints.txt
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+bench: $(STAMP)
+	$(BIN)/bench $(BENCH_ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# docs/cli.md from what --help prints; a test fails where the two differ.
+docs: $(STAMP)
+	$(BIN)/python -m edgecall.help_page > docs/cli.md.new
+	mv docs/cli.md.new docs/cli.md
+
+# A wheel, installed into an empty environment away from the checkout, routes a request. Minutes, so not part of test.
+wheel-check: $(STAMP)
+	.ci/wheel-check $(BIN)/python
+
+clean:
+	rm -rf $(VENV) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,148 @@
+"""The `bench` command, and `edgecall bench`: one subcommand, ``all-runtimes``."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from runtimes.console import Parser, run
+from runtimes.errors import UserError
+
+FILES = (
+    ("report.md", "the report, to read"),
+    ("report.json", "the same as data (schema: bench/report.schema.json)"),
+    ("samples.jsonl", "every answer with its verdict, every timed request"),
+    ("accuracy-vs-p95.png", "the picture"),
+    ("logs/", "what the workers wrote"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. Exit codes: 0 done, 1 a runtime failed (the report says how), 2 a mistake in what was asked."""
+    return run(_main, argv, prog="bench", extra="bench")
+
+
+def _main(argv: list[str]) -> int:
+    parser = Parser(
+        "bench",
+        "Accuracy and latency of every runtime, on the same cases.\n\ncommands:\n"
+        "  all-runtimes  export what is missing, run everything, write the report",
+        ["bench all-runtimes --quick", "bench all-runtimes --help"],
+        usage="bench [--help] COMMAND ...",
+    )
+    if not argv:
+        parser.print_help()
+        return 0
+    if argv[0].startswith("-"):
+        parser.parse_args(argv[:1])
+    if argv[0] != "all-runtimes":
+        raise UserError(f"unknown command {argv[0]!r}; there is all-runtimes; see `bench --help`")
+    return all_runtimes(argv[1:])
+
+
+def all_runtimes(argv: list[str]) -> int:
+    """``bench all-runtimes``: parse, run, show."""
+    options = _parser().parse_args(argv)
+    from rich.console import Console
+
+    from bench.records import Settings
+    from bench.report import check_out
+    from bench.run import (
+        FULL_BLOCKS,
+        FULL_BUDGET_S,
+        FULL_REQUESTS,
+        QUICK_BLOCKS,
+        QUICK_BUDGET_S,
+        QUICK_REQUESTS,
+        all_runtimes,
+    )
+    from bench.screen import Screen
+
+    out = Path(options.out) if options.out else None
+    if out is not None:
+        check_out(out)
+    quick = bool(options.quick)
+    settings = Settings(
+        model=options.model,
+        toolset=options.toolset,
+        runtimes=_names(options.runtimes),
+        variants=_names(options.variants),
+        device=options.device,
+        threads=_positive(options.threads, "--threads"),
+        suite=options.suite,
+        cases=Path(options.cases) if options.cases else None,
+        requests=_positive(options.requests, "--requests") or (QUICK_REQUESTS if quick else FULL_REQUESTS),
+        budget_s=float(_positive(options.budget, "--budget") or (QUICK_BUDGET_S if quick else FULL_BUDGET_S)),
+        quick=quick,
+        seed=options.seed,
+        blocks=QUICK_BLOCKS if quick else FULL_BLOCKS,
+        cache=Path(options.cache),
+        plugins=_names(options.plugin),
+        command=shlex.join(["bench", "all-runtimes", *argv]),
+    )
+    signal.signal(signal.SIGTERM, _terminate)
+    screen = Screen(Console(stderr=True, highlight=False) if options.json else None)
+    outcome = all_runtimes(settings, screen, out=out)
+    screen.say()
+    screen.tables(outcome.report)
+    screen.files(outcome.folder, [(n, what) for n, what in FILES if (outcome.folder / n.rstrip("/")).exists()])
+    if options.json:
+        json.dump({"folder": str(outcome.folder), "report": outcome.report}, sys.stdout, ensure_ascii=False)
+        sys.stdout.write("\n")
+    return 1 if any(run["status"] == "failed" for run in outcome.report["runs"]) else 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "bench all-runtimes",
+        "Export what is missing, run accuracy and latency on every runtime with the same cases,\n"
+        "compare with torch in 32 bits, and write a report. A runtime that cannot run here is\n"
+        "listed as skipped, with the reason.",
+        [
+            "bench all-runtimes --quick",
+            "bench all-runtimes --runtimes llama_cpp,torch --threads 1",
+            "bench all-runtimes --variants gguf-q8_0,gguf-q4_k_m --suite release",
+            "bench all-runtimes --model my-router --toolset tools.yaml --cases requests.jsonl",
+        ],
+    )
+    add = parser.add_argument
+    add("--model", default="seed", metavar="MODEL", help="model folder, shipped name or hub name (default: seed)")
+    add("--toolset", default="kiwi", metavar="NAME|FILE", help="toolset by name, or a file (default: kiwi)")
+    add("--runtimes", metavar="A,B", help="only these runtimes (default: all)")
+    add("--variants", metavar="A,B", help="only these artifacts, such as gguf-q8_0 (default: each format's usual ones)")
+    add("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, metal, ... (default: auto)")
+    add("--threads", type=int, metavar="N", help="threads of every runtime (default: its own choice, see the report)")
+    add("--suite", default="default", metavar="NAME", help="default, or release for the published figures")
+    add("--cases", metavar="FILE", help="cases from a JSONL file instead of a suite")
+    add("--requests", type=int, metavar="N", help="timed requests (default: 1000; 200 with --quick)")
+    add("--budget", type=int, metavar="SECONDS", help="time for everything (default: 1500; 270 with --quick)")
+    add("--out", metavar="DIR", help="where the report goes (default: out/bench/<time>-<commit>); must be new or empty")
+    add("--cache", default="out/artifacts", metavar="DIR", help="where exports are kept (default: out/artifacts)")
+    add("--seed", type=int, default=0, metavar="N", help="of the order of blocks and cases (default: 0)")
+    add("--plugin", metavar="MODULE,...", help="modules imported first, to register runtimes of your own")
+    add("--quick", action="store_true", help="a fixed part of the cases, one 32-bit and one 8-bit variant of each")
+    add("--json", action="store_true", help="the report on stdout; everything else goes to stderr")
+    return parser
+
+
+def _terminate(number: int, frame: object) -> None:
+    """Leave as after Ctrl-C, so that workers and half a report go too."""
+    raise SystemExit(128 + number)
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+def _positive(value: int | None, option: str) -> int | None:
+    if value is not None and value < 1:
+        raise UserError(f"{option}: {value} is not positive; give 1 or more")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

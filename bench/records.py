@@ -1,0 +1,136 @@
+"""What a bench collects about each runtime and variant while it runs; `bench.report` makes the report of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.metrics import Verdict
+from router.toolset import Call
+from runtimes.artifact import Artifact
+
+Status = Literal["ok", "skipped", "failed"]
+Mode = Literal["grammar", "unconstrained"]
+MODES: tuple[Mode, ...] = ("grammar", "unconstrained")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One artifact on one runtime."""
+
+    runtime: str
+    format: str
+    quant: str
+    precision: int
+
+    @property
+    def artifact(self) -> str:
+        """The artifact's name, e.g. ``gguf-q8_0``."""
+        return f"{self.format}-{self.quant}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a router answered to one case. `calls` is None where the completion could not be parsed."""
+
+    case: str
+    calls: list[Call] | None
+    token_ids: list[int]
+    text: str
+    error: str | None
+    stats: dict[str, Any]
+    checked: bool
+    """Decoded along a guess rather than pass by pass (`bench.guess`)."""
+
+    @classmethod
+    def from_event(cls, event: dict[str, Any]) -> Answer:
+        """From the event that a worker sends."""
+        calls = event["calls"]
+        return cls(
+            case=event["case"],
+            calls=None if calls is None else calls_from(calls),
+            token_ids=event["token_ids"],
+            text=event["text"],
+            error=event["error"],
+            stats=event["stats"],
+            checked=event["checked"],
+        )
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One timed request: milliseconds from the request as a string to the parsed calls."""
+
+    case: str
+    ms: float
+    first_decision_ms: float | None
+    block: int
+    calls: list[Call] | None
+
+
+@dataclass(eq=False)
+class Run:
+    """Everything known about one variant so far."""
+
+    variant: Variant
+    status: Status = "ok"
+    reason: str | None = None
+    fix: str | None = None
+    stage: str | None = None
+    artifact: Artifact | None = None
+    opened: dict[str, Any] = field(default_factory=dict)
+    """Device, dtype, threads, versions, load_ms; cold_start_ms; memory."""
+    answers: dict[Mode, dict[str, Answer]] = field(default_factory=lambda: {mode: {} for mode in MODES})
+    verdicts: dict[Mode, dict[str, Verdict]] = field(default_factory=lambda: {mode: {} for mode in MODES})
+    timed: list[Timed] = field(default_factory=list)
+    speed: dict[str, Any] = field(default_factory=dict)
+    floor: dict[str, Any] = field(default_factory=dict)
+    """The floor's case and passes, and the lists `ms` (bare) and `request_ms` (routed)."""
+    parity: dict[str, Any] | None = None
+    same_calls: dict[str, bool] | None = None
+    disagreements: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.variant.artifact
+
+    def exact(self, mode: Mode = "grammar") -> dict[str, bool]:
+        """Case id -> whether the calls were right."""
+        return {case: verdict.exact for case, verdict in self.verdicts[mode].items()}
+
+    def skip(self, reason: str, fix: str | None = None) -> None:
+        self.status, self.reason, self.fix = "skipped", reason, fix or None
+
+    def fail(self, reason: str, stage: str) -> None:
+        self.status, self.reason, self.stage = "failed", reason, stage
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked for."""
+
+    model: str = "models/seed"
+    toolset: str = "kiwi"
+    runtimes: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ()
+    device: str = "auto"
+    threads: int | None = None
+    suite: str = "default"
+    cases: Path | None = None
+    requests: int = 1000
+    budget_s: float = 1500.0
+    quick: bool = False
+    seed: int = 0
+    warmup: int = 10
+    blocks: int = 20
+    cache: Path = Path("out/artifacts")
+    silence_s: float = 120.0
+    plugins: tuple[str, ...] = ()
+    """Modules that every worker imports first: a place to register runtimes of one's own."""
+    command: str = ""
+
+
+def calls_from(rows: list[dict[str, Any]]) -> list[Call]:
+    return [Call(row["name"], row["arguments"]) for row in rows]

@@ -1,0 +1,275 @@
+"""``report.json`` out of what was collected, and the folder that holds it; the schema is ``report.schema.json``."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from bench.metrics import summarize
+from bench.ranking import compare, paired_dict, rank
+from bench.records import MODES, Answer, Mode, Run, Settings
+from bench.stats import paired, percentile, summary
+from bench.suites import Suite
+from router.cases import Case
+from runtimes.errors import UserError
+
+SCHEMA = "edgecall.report/1"
+SCHEMA_FILE = Path(__file__).with_name("report.schema.json")
+PERCENTILES = "linear interpolation between closest ranks (Hyndman and Fan, type 7); p99 from 300 requests on"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a report says beside its runs."""
+
+    settings: Settings
+    suite: Suite
+    toolset: str
+    toolset_sha256: str
+    model: dict[str, Any]
+    machine: dict[str, Any]
+    started: datetime
+    finished: datetime
+    blocks: list[dict[str, Any]] = field(default_factory=list)
+    stages_s: dict[str, float] = field(default_factory=dict)
+
+
+def build(context: Context, runs: Sequence[Run], reference: Run | None) -> dict[str, Any]:
+    """The whole report as plain data."""
+    commit, dirty = git_state()
+    settings = context.settings
+    return {
+        "schema": SCHEMA,
+        "commit": commit,
+        "dirty": dirty,
+        "started": context.started.isoformat(timespec="seconds"),
+        "finished": context.finished.isoformat(timespec="seconds"),
+        "model": context.model,
+        "toolset": context.toolset,
+        "toolset_sha256": context.toolset_sha256,
+        "suite": context.suite.describe(),
+        "settings": {
+            "quick": settings.quick,
+            "requests": settings.requests,
+            "warmup": settings.warmup,
+            "budget_s": settings.budget_s,
+            "seed": settings.seed,
+            "device": settings.device,
+            "threads": settings.threads,
+            "command": settings.command,
+            "percentiles": PERCENTILES,
+            "stages_s": {name: round(seconds, 1) for name, seconds in context.stages_s.items()},
+        },
+        "machines": [{"id": "m0", **context.machine}],
+        "reference": None if reference is None else _reference(reference),
+        "runs": [_run(run, context, reference) for run in runs],
+        "ranking": rank(runs),
+        "comparisons": compare(runs),
+        "blocks": context.blocks,
+    }
+
+
+def validate(report: dict[str, Any]) -> bool:
+    """Check against the committed schema; False where jsonschema is not installed. Raises ValueError."""
+    try:
+        import jsonschema
+    except ImportError:
+        return False
+    schema = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
+    checker = jsonschema.Draft202012Validator(schema)
+    for error in sorted(checker.iter_errors(report), key=lambda e: list(map(str, e.absolute_path))):
+        raise ValueError(f"report.json breaks its schema at {error.json_path}: {error.message[:300]}")
+    return True
+
+
+def samples(runs: Iterable[Run], suite: Suite) -> Iterator[dict[str, Any]]:
+    """The lines of ``samples.jsonl``: every answer with its verdict and times, then every timed request."""
+    buckets = {case.id: case.bucket for case in suite.cases}
+    for run in runs:
+        head = {"run": run.name, "runtime": run.variant.runtime}
+        for mode in MODES:
+            for case, answer in run.answers[mode].items():
+                verdict = run.verdicts[mode][case].to_dict()
+                yield {**head, "mode": mode, "case": case, "bucket": buckets[case], **_answer(answer, verdict)}
+        for timed in run.timed:
+            yield {
+                **head, "mode": "latency", "case": timed.case, "block": timed.block, "ms": round(timed.ms, 4),
+                "first_decision_ms": timed.first_decision_ms,
+            }  # fmt: skip
+
+
+def git_state() -> tuple[str | None, bool | None]:
+    """Commit and whether files differ from it, of the checkout that this code lies in; None elsewhere."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None, None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return commit, bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+
+
+def default_out(started: datetime, commit: str | None) -> Path:
+    """``out/bench/<timestamp>-<commit>``."""
+    return Path("out/bench") / f"{started.strftime('%Y%m%dT%H%M%SZ')}-{(commit or 'nocommit')[:8]}"
+
+
+def check_out(folder: Path) -> None:
+    """Raise `UserError` for a folder that holds something: a report is never overwritten."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: is not empty; reports are not overwritten, choose another folder with --out")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=20, check=True)
+    return done.stdout.strip()
+
+
+def _reference(run: Run) -> dict[str, Any]:
+    return {
+        "name": f"{run.variant.runtime}-{run.variant.quant}",
+        "runtime": run.variant.runtime,
+        "artifact": run.name,
+        "artifact_sha256": run.artifact.sha256 if run.artifact else None,
+        "device": run.opened.get("device"),
+        "status": run.status,
+        "reason": run.reason,
+    }
+
+
+def _run(run: Run, context: Context, reference: Run | None) -> dict[str, Any]:
+    latency = summary([timed.ms for timed in run.timed]) if run.timed else None
+    if latency is not None:
+        busy = {block["index"] for block in context.blocks if block["busy"]}
+        latency["in_busy_blocks"] = sum(timed.block in busy for timed in run.timed)
+    floor = _floor(run)
+    return {
+        "runtime": run.variant.runtime,
+        "artifact": run.name,
+        "format": run.variant.format,
+        "quant": run.variant.quant,
+        "precision": run.variant.precision,
+        "status": run.status,
+        "reason": run.reason if not run.fix else f"{run.reason}; {run.fix}",
+        "fix": run.fix,
+        "stage": run.stage,
+        "machine": "m0",
+        "device": run.opened.get("device"),
+        "threads": run.opened.get("threads"),
+        "dtype": run.opened.get("dtype"),
+        "emulated": bool(run.opened.get("emulated", False)),
+        "artifact_path": str(run.artifact.folder) if run.artifact else None,
+        "artifact_sha256": run.artifact.sha256 if run.artifact else None,
+        "max_new_tokens": run.opened.get("max_new_tokens"),
+        "versions": run.opened.get("versions", {}),
+        "size_mb": run.artifact.size_bytes / 1e6 if run.artifact else None,
+        "load_ms": run.opened.get("load_ms"),
+        "cold_start_ms": run.opened.get("cold_start_ms"),
+        "peak_rss_mb": run.opened.get("peak_rss_mb"),
+        "device_memory_mb": run.opened.get("device_memory_mb"),
+        "accuracy": _accuracy(run, "grammar", context.suite),
+        "accuracy_unconstrained": _accuracy(run, "unconstrained", context.suite),
+        "latency_ms": latency,
+        "first_decision_ms": _first_decision(run),
+        "prefill_tok_s": run.speed.get("prefill_tok_s"),
+        "decode_tok_s": run.speed.get("decode_tok_s"),
+        "forward_passes": _passes(run),
+        "floor_ms": floor,
+        "overhead": latency["p50"] / floor["p50"] if latency and floor and floor["p50"] else None,
+        "overhead_same_request": floor["request_p50"] / floor["p50"] if floor and floor["request_p50"] else None,
+        "parity": _parity(run, reference),
+        "warnings": run.warnings,
+    }
+
+
+def _accuracy(run: Run, mode: Mode, suite: Suite) -> dict[str, Any] | None:
+    verdicts = run.verdicts[mode]
+    if not verdicts:
+        return None
+    answers = run.answers[mode].values()
+    checked = sum(answer.checked for answer in answers)
+    counts = {"routed": len(answers) - checked, "checked": checked}
+    return summarize(suite.cases, verdicts, suite.templates) | counts
+
+
+def _first_decision(run: Run) -> dict[str, Any] | None:
+    values = [timed.first_decision_ms for timed in run.timed if timed.first_decision_ms is not None]
+    return {"p50": percentile(values, 50), "p95": percentile(values, 95)} if values else None
+
+
+def _passes(run: Run) -> dict[str, Any] | None:
+    """Means over the cases that were routed pass by pass."""
+    routed = [a.stats for a in run.answers["grammar"].values() if not a.checked and a.stats]
+    if not routed:
+        return None
+
+    def mean(key: str) -> float:
+        return math.fsum(stats[key] for stats in routed) / len(routed)
+
+    return {
+        "mean": mean("forward_passes"),
+        "forced_tokens": mean("forced_tokens"),
+        "decided_tokens": mean("decided_tokens"),
+        "request_tokens": mean("request_tokens"),
+    }
+
+
+def _floor(run: Run) -> dict[str, Any] | None:
+    times = run.floor.get("ms")
+    if not times:
+        return None
+    routed = run.floor["request_ms"]
+    return {
+        "p50": percentile(times, 50),
+        "n": len(times),
+        "case": run.floor["case"],
+        "passes": run.floor["passes"],
+        "request_p50": percentile(routed, 50) if routed else None,
+    }
+
+
+def _parity(run: Run, reference: Run | None) -> dict[str, Any] | None:
+    if reference is None or (run.parity is None and run.same_calls is None):
+        return None
+    found = dict(run.parity or {"max_abs_logit": None, "mean_kl": None, "top1_agreement": None})
+    same = run.same_calls or {}
+    return {
+        "reference": f"{reference.variant.runtime}-{reference.variant.quant}",
+        **found,
+        "same_calls": sum(same.values()) / len(same) if same else None,
+        "same_calls_n": len(same),
+        "disagreements": run.disagreements,
+        "accuracy_vs_reference": paired_dict(paired(reference.exact(), run.exact())) if same else None,
+    }
+
+
+def _answer(answer: Answer, verdict: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "output": answer.text,
+        "calls": None if answer.calls is None else [call.to_dict() for call in answer.calls],
+        "error": answer.error,
+        "verdict": verdict,
+        "checked": answer.checked,
+        "stats": answer.stats,
+        "token_ids": answer.token_ids,
+    }
+
+
+def median_case(cases: Sequence[Case], answers: dict[str, Answer]) -> Case | None:
+    """The case whose cost for the reference is the median: by forward passes, then by tokens."""
+    known = [case for case in cases if case.id in answers and answers[case.id].stats]
+    if not known:
+        return None
+
+    def cost(case: Case) -> tuple[int, int, str]:
+        stats = answers[case.id].stats
+        return stats["forward_passes"], sum(stats["pass_sizes"]), case.id
+
+    return sorted(known, key=cost)[len(known) // 2]

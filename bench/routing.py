@@ -1,0 +1,161 @@
+"""The router as the bench uses it: ordinary requests, requests along a guess, and the parts that parity needs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bench.guess import GuessSession
+from router.cases import Case
+from router.core import Router, RouteResult
+from router.decode import MAX_NEW_TOKENS
+from router.tokenizer import RouterTokenizer
+from router.toolset import Call
+from router.toolset_load import load_json
+from router.wire_format import wire_format
+from runtimes import open_model
+from runtimes.artifact import open_artifact
+from runtimes.base import Logits, Model, Session
+from runtimes.errors import SessionError, UserError
+
+
+class Routed:
+    """A model and its router; a second sequence, made when first needed, serves guesses and parity."""
+
+    def __init__(self, model: Model, router: Router) -> None:
+        self.model = model
+        self.router = router
+        self.tokenizer = router.tokenizer
+        self.prefix_ids = router.prefix_ids
+        self.limit = MAX_NEW_TOKENS
+        """Tokens of a completion; one that has not ended by then counts as unfinished."""
+
+    def limit_to(self, cases: Iterable[Case]) -> int:
+        """Set the limit to twice the longest gold completion (a longer answer is wrong whatever follows)."""
+        golds = (calls for case in cases for calls in (case.calls, *case.accept))
+        self.limit = min(MAX_NEW_TOKENS, 16 + 2 * max((len(self._completion(g)) for g in golds), default=0))
+        return self.limit
+
+    def route(self, case: Case, *, grammar: bool = True) -> dict[str, Any]:
+        """Route a case pass by pass; the answer as an event for the bench."""
+        return self._event(self.router, case, grammar)
+
+    def route_along(self, case: Case, guess: Sequence[int], *, grammar: bool) -> dict[str, Any]:
+        """The same decisions, in one pass as far as the completion is the guess."""
+        router, session = self._second
+        session.guess([*self.tokenizer.request_ids(case.user), *guess])
+        return self._event(router, case, grammar)
+
+    def timed(self, case: Case) -> dict[str, Any]:
+        """One request on the clock: from the request as a string to the parsed calls."""
+        context = self._context(case)
+        begun = time.perf_counter_ns()
+        try:
+            result = self.router.route(case.user, context, max_new_tokens=self.limit)
+        except UserError:
+            return {"ms": (time.perf_counter_ns() - begun) / 1e6, "first_decision_ms": None, "calls": None}
+        took = time.perf_counter_ns() - begun
+        return {
+            "ms": took / 1e6,
+            "first_decision_ms": result.stats.first_decision_ms if result.stats.decided_tokens else None,
+            "calls": _calls(result),
+        }
+
+    def passes_of(self, case: Case) -> list[list[int]]:
+        """The tokens of each forward pass that routing a case takes."""
+        result = self.router.route(case.user, self._context(case), max_new_tokens=self.limit)
+        tokens = [*self.tokenizer.request_ids(case.user), *result.token_ids]
+        out, at = [], 0
+        for size in result.stats.pass_sizes:
+            out.append(tokens[at : at + size])
+            at += size
+        return out
+
+    def gold_ids(self, case: Case) -> list[int]:
+        """The completion that the gold calls make, its stop included."""
+        return self._completion(case.calls)
+
+    def row_behind(self, tokens: Sequence[int]) -> Logits:
+        """The row behind the prefix and `tokens`, a copy."""
+        session = self.session
+        try:
+            return session.append(tokens).copy()
+        finally:
+            session.rewind(len(self.prefix_ids))
+
+    @property
+    def session(self) -> Session:
+        """A sequence of the bench's own, holding the prefix."""
+        return self._second[1]
+
+    @cached_property
+    def _second(self) -> tuple[Router, GuessSession]:
+        guessing = _GuessModel(self.model)
+        router = Router.from_model(guessing, self.tokenizer, self.router.toolset)
+        assert guessing.latest is not None
+        return router, guessing.latest
+
+    def _completion(self, calls: Iterable[Call]) -> list[int]:
+        """The ids of some calls as a model writes them: without what the router fills in."""
+        bound = {tool.name: tool.bound for tool in self.router.toolset}
+        shown = [
+            Call(call.name, {k: v for k, v in call.arguments.items() if k not in bound.get(call.name, {})})
+            for call in calls
+        ]
+        return self.tokenizer.completion_ids(shown)
+
+    def _context(self, case: Case) -> dict[str, Any]:
+        """The case's context; bound keys that it lacks are made up, for they do not count."""
+        return dict.fromkeys(self.router.toolset.bound_keys, ".") | case.context
+
+    def _event(self, router: Router, case: Case, grammar: bool) -> dict[str, Any]:
+        """The answer to one case. What the router refuses (a full context, say) is that case's error, no more."""
+        try:
+            result = router.route(case.user, self._context(case), grammar=grammar, max_new_tokens=self.limit)
+        except SessionError:
+            raise
+        except UserError as error:
+            return {"calls": None, "token_ids": [], "text": "", "error": str(error), "stats": {}}
+        stats = vars(result.stats)
+        return {
+            "calls": _calls(result),
+            "token_ids": [int(token) for token in result.token_ids],
+            "text": result.text,
+            "error": result.error,
+            "stats": {key: round(value, 4) if isinstance(value, float) else value for key, value in stats.items()},
+        }
+
+
+class _GuessModel:
+    """A model whose sessions can run ahead along a guess."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self.vocab_size, self.context_length = model.vocab_size, model.context_length
+        self.device, self.dtype, self.threads = model.device, model.dtype, model.threads
+        self.latest: GuessSession | None = None
+
+    def session(self) -> GuessSession:
+        self.latest = GuessSession(self._model.session())
+        return self.latest
+
+    def close(self) -> None:
+        """The model is the caller's."""
+
+
+def open_routed(folder: str | Path, *, runtime: str, device: str, threads: int | None) -> tuple[Routed, float]:
+    """Open an artifact whose hashes the bench has checked; also the milliseconds that opening its model took."""
+    artifact = open_artifact(folder, check="sizes")
+    begun = time.perf_counter()
+    model = open_model(artifact, runtime_name=runtime, device=device, threads=threads)
+    load_ms = (time.perf_counter() - begun) * 1e3
+    tokenizer = RouterTokenizer.load(artifact.tokenizer, wire_format(artifact.wire))
+    return Routed(model, Router.from_model(model, tokenizer, load_json(artifact.toolset))), load_ms
+
+
+def _calls(result: RouteResult) -> list[dict[str, Any]] | None:
+    """None where there is an error: no calls is an answer, this is none."""
+    return None if result.error is not None else [call.to_dict() for call in result.calls]

@@ -1,0 +1,293 @@
+"""`bench all-runtimes` from beginning to end: choose, export, open, judge, compare, time, report."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench import report as reports
+from bench.fleet import Fleet, Member
+from bench.judging import agreement, answers, parity
+from bench.machine import describe
+from bench.markdown import render
+from bench.plot import draw
+from bench.process import WorkerFailure
+from bench.records import Run, Settings, Variant
+from bench.screen import Screen
+from bench.suites import Suite, load_files, load_suite, subset
+from bench.timing import speeds, timing
+from bench.variants import REFERENCE, Missing, choose, export, merge
+from export.atomic import staged
+from router.toolset import Toolset
+from router.toolset_load import load_toolset
+from runtimes import runtime
+from runtimes.artifact import Artifact
+
+STAGES = 6
+SHARES = {"accuracy": 0.55, "parity": 0.10}
+"""Parts of the time left after opening; latency gets the rest, and what the others did not need."""
+QUICK_REQUESTS, QUICK_BLOCKS, QUICK_BUDGET_S = 200, 8, 270.0
+FULL_REQUESTS, FULL_BLOCKS, FULL_BUDGET_S = 1000, 20, 1500.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The report and the folder that it was written to."""
+
+    report: dict[str, Any]
+    folder: Path
+
+
+@dataclass(eq=False)
+class Bench:
+    """The state of one bench: what is run on what, and the clock."""
+
+    settings: Settings
+    toolset: Toolset
+    suite: Suite
+    screen: Screen
+    runs: list[Run]
+    scratch: Path
+    logs: Path
+    deadline: float = 0.0
+    reference: Run | None = None
+    window: int = 512
+    stages_s: dict[str, float] = field(default_factory=dict)
+    blocks: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def left(self) -> float:
+        """Seconds until the budget is used up; never less than one."""
+        return max(1.0, self.deadline - time.monotonic())
+
+
+def all_runtimes(
+    settings: Settings,
+    screen: Screen,
+    *,
+    out: Path | None = None,
+    artifacts: dict[str, Artifact | Missing] | None = None,
+    reference: Variant = REFERENCE,
+) -> Outcome:
+    """Run the bench and write its report. `artifacts` gives made ones by name, and then nothing is exported.
+
+    Raises `UserError` for what the user can mend before anything is measured; a runtime that fails later is
+    reported, never raised.
+    """
+    started, clock = datetime.now(UTC), time.monotonic()
+    commit, _ = reports.git_state()
+    folder = out or reports.default_out(started, commit)
+    reports.check_out(folder)
+    toolset = load_toolset(settings.toolset)
+    suite = _suite(settings, toolset)
+    variants = choose(settings)
+    with staged(folder) as staging:
+        logs = staging / "logs"
+        logs.mkdir()
+        scratch = staging / "scratch"
+        scratch.mkdir()
+        bench = Bench(settings, toolset, suite, screen, [Run(v) for v in variants], scratch, logs)
+        bench.deadline = clock + settings.budget_s
+        _introduce(bench, variants)
+        model = _provide(bench, artifacts, reference)
+        with Fleet(bench.logs, settings) as fleet:
+            _measure(bench, fleet)
+        _remove(scratch)
+        context = reports.Context(
+            settings=settings,
+            suite=suite,
+            toolset=toolset.name,
+            toolset_sha256=toolset.sha256,
+            model=model,
+            machine=describe(),
+            started=started,
+            finished=datetime.now(UTC),
+            blocks=bench.blocks,
+            stages_s=bench.stages_s,
+        )
+        report = reports.build(context, bench.runs, bench.reference)
+        _write(staging, report, bench)
+    return Outcome(report, folder)
+
+
+def _suite(settings: Settings, toolset: Toolset) -> Suite:
+    if settings.cases is not None:
+        suite = load_files([settings.cases], name=settings.cases.stem)
+    else:
+        suite = load_suite(settings.suite, toolset.name)
+    return subset(suite) if settings.quick else suite
+
+
+def _introduce(bench: Bench, variants: Sequence[Variant]) -> None:
+    suite, settings = bench.suite, bench.settings
+    bench.screen.say(
+        f"Bench of {settings.model} on toolset {bench.toolset.name}: {len(variants)} variants, "
+        f"{len(suite.cases)} cases (suite {suite.name}), about {settings.budget_s / 60:.0f} minutes at most"
+    )
+    for note in suite.notes:
+        bench.screen.say(f"  note: {note}")
+
+
+def _provide(bench: Bench, artifacts: dict[str, Artifact | Missing] | None, reference: Variant) -> dict[str, Any]:
+    """Export what is missing and note which runs cannot be; returns the report's `model`."""
+    begun = time.monotonic()
+    own = next((run for run in bench.runs if run.variant == reference), None)
+    # Not chosen, the reference still runs, on the side, for parity alone.
+    bench.reference = own or Run(reference)
+    wanted = list(dict.fromkeys([*(run.variant for run in bench.runs), reference]))
+    if artifacts is None:
+        bench.screen.stage(1, STAGES, "Export", "what is missing; the rest is taken from the cache")
+        artifacts, model = _export(bench, wanted)
+    else:
+        model = _model_of(artifacts)
+    for run in [*bench.runs, *([] if own else [bench.reference])]:
+        _equip(bench, run, artifacts.get(run.name, Missing("there is no artifact of it", True)))
+    bench.stages_s["export"] = time.monotonic() - begun
+    return model
+
+
+def _export(bench: Bench, wanted: list[Variant]) -> tuple[dict[str, Artifact | Missing], dict[str, Any]]:
+    settings, screen = bench.settings, bench.screen
+    with screen.progress() as bars:
+
+        def say(name: str, line: str) -> None:
+            bars.describe(name, line)
+
+        def finished(name: str, made: Artifact | Missing) -> None:
+            bars.end(name)
+            if isinstance(made, Artifact):
+                screen.done(name, f"{made.size_bytes / 1e6:7.1f} MB  {made.folder}")
+            else:
+                (screen.skipped if made.unavailable else screen.failed)(name, made.reason)
+
+        checkpoint, parameters = merge(settings, bench.logs / "merge.log", say)
+        bars.end("merge")
+        parts = (checkpoint.name, checkpoint.sha256[:8], bench.toolset.name, bench.toolset.sha256[:8])
+        out = settings.cache / "-".join(parts)
+        artifacts = export(checkpoint, wanted, out, settings, bench.logs, say, finished)
+    bench.window = int(checkpoint.config.get("sliding_window") or bench.window)
+    return artifacts, {"name": checkpoint.name, "sha256": checkpoint.sha256, "parameters": parameters}
+
+
+def _model_of(artifacts: dict[str, Artifact | Missing]) -> dict[str, Any]:
+    source: dict[str, Any] = next((a.manifest["source"] for a in artifacts.values() if isinstance(a, Artifact)), {})
+    return {
+        "name": str(source.get("name", "unknown")),
+        "sha256": str(source.get("sha256", "")),
+        "parameters": source.get("parameters"),
+    }
+
+
+def _equip(bench: Bench, run: Run, made: Artifact | Missing) -> None:
+    """Give a run its artifact, or its reason for having none, or for not running here."""
+    if isinstance(made, Artifact):
+        run.artifact = made
+        state = runtime(run.variant.runtime).availability()
+        if not state.available:
+            run.skip(state.reason, state.fix)
+    elif made.unavailable:
+        run.skip(made.reason)
+    else:
+        run.fail(made.reason, "export")
+
+
+def _measure(bench: Bench, fleet: Fleet) -> None:
+    members = _stage(
+        bench, 2, "Open", "one process per variant; load, then a first request", lambda: _open(bench, fleet)
+    )
+    reference = next((m for m in members if m.run is bench.reference), None)
+    begun = time.monotonic()
+    phase = bench.left * SHARES["accuracy"]
+    _stage(bench, 3, "Accuracy", f"{len(bench.suite.cases)} cases, with the grammar and without",
+           lambda: answers(bench, members, reference, begun + phase))  # fmt: skip
+    _stage(bench, 4, "Parity", "logits and calls against torch in 32 bits",
+           lambda: _parity(bench, members, reference))  # fmt: skip
+    timed = [member for member in members if member.run in bench.runs and member.alive]
+    _stage(bench, 5, "Latency", "shuffled turns; this machine should be left alone now",
+           lambda: timing(bench, timed))  # fmt: skip
+    _stage(bench, 6, "Speeds", "prefill and decode", lambda: speeds(bench, timed))
+
+
+def _open(bench: Bench, fleet: Fleet) -> list[Member]:
+    """A worker for every run that can run; the reference first, on the CPU."""
+    members: list[Member] = []
+    cases = bench.scratch / "cases.jsonl"
+    cases.write_text("".join(json.dumps(c.to_dict()) + "\n" for c in bench.suite.cases), encoding="utf-8")
+    reference = bench.reference
+    first = [run for run in bench.runs if run is reference] + [run for run in bench.runs if run is not reference]
+    for run in first:
+        if run in bench.runs and run.status == "ok":
+            members += _try_open(bench, fleet, run, bench.settings.device, cases)
+    if reference is not None and reference.artifact is not None and not _on_cpu(members, reference):
+        # The measured torch run is on another device, or torch was not chosen: a process for parity alone.
+        elsewhere = bench.settings.device not in ("auto", "cpu")
+        if reference not in bench.runs and reference.status == "ok":
+            members += _try_open(bench, fleet, reference, "cpu", cases)
+        elif reference in bench.runs and (reference.status == "ok" or elsewhere):
+            bench.reference = Run(reference.variant, artifact=reference.artifact)
+            members += _try_open(bench, fleet, bench.reference, "cpu", cases)
+    return members
+
+
+def _on_cpu(members: Sequence[Member], reference: Run) -> bool:
+    return any(member.run is reference and member.run.opened["device"] == "cpu" for member in members)
+
+
+def _try_open(bench: Bench, fleet: Fleet, run: Run, device: str, cases: Path) -> list[Member]:
+    try:
+        member = fleet.open(run, device, cases)
+    except WorkerFailure as failure:
+        if failure.unavailable:
+            run.skip(str(failure))
+            bench.screen.skipped(run.name, str(failure))
+        else:
+            run.fail(str(failure), "open")
+            bench.screen.failed(run.name, str(failure))
+        return []
+    opened = run.opened
+    bench.screen.done(
+        run.name,
+        f"{opened['device']}, {opened['dtype']}, {opened['threads']} threads; loaded in {opened['load_ms']:,.0f} ms, "
+        f"first answer {opened['cold_start_ms']:,.0f} ms after the start of its process",
+    )
+    return [member]
+
+
+def _parity(bench: Bench, members: list[Member], reference: Member | None) -> None:
+    if reference is None or not reference.alive:
+        bench.screen.say("  no reference: torch in 32 bits could not run, so there are no parity figures")
+        return
+    parity(bench, members, reference, time.monotonic() + bench.left * SHARES["parity"] / (1 - SHARES["accuracy"]))
+    agreement(bench, members, reference)
+
+
+def _stage(bench: Bench, number: int, title: str, detail: str, work: Callable[[], Any]) -> Any:
+    bench.screen.stage(number, STAGES, title, detail)
+    begun = time.monotonic()
+    result = work()
+    bench.stages_s[title.lower()] = time.monotonic() - begun
+    return result
+
+
+def _write(folder: Path, report: dict[str, Any], bench: Bench) -> None:
+    reports.validate(report)
+    drawn = draw(report, folder / "accuracy-vs-p95.png")
+    (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "report.md").write_text(render(report, plot="accuracy-vs-p95.png" if drawn else None), encoding="utf-8")
+    with (folder / "samples.jsonl").open("w", encoding="utf-8") as out:
+        for line in reports.samples(bench.runs, bench.suite):
+            out.write(json.dumps(line, ensure_ascii=False) + "\n")
+    for log in (folder / "logs").iterdir():
+        if log.stat().st_size == 0:
+            log.unlink()
+
+
+def _remove(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,194 @@
+"""A report as tables of text: shared by the terminal and ``report.md``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+NOT_MEASURED = "Not measured"
+COLUMNS = (
+    "#", "runtime", "artifact", "exact (95% CI)", "tool", "free exact", "same calls",
+    "p50 ms", "p95 ms", "p99 ms", "overhead", "size MB", "RSS MB",
+)  # fmt: skip
+
+EXPENDABLE = ("RSS MB", "size MB", "runtime", "tool", "overhead", "p99 ms", "free exact", "p50 ms")
+"""What a narrow terminal does without, first to last; the report has it all."""
+
+LEGEND = (
+    "exact: tool and all arguments right, decoded with the grammar; tool: the right tool; free exact: without the "
+    "grammar; same calls: share of cases answered as torch in 32 bits answers them; p50/p95/p99: from the request as a "
+    "string to the parsed calls; overhead: p50 over what the runtime's bare API needs for the same passes; "
+    "#: rank by p95 among those not significantly less accurate than the group's best ('-': less accurate)."
+)
+
+
+def main_tables(report: dict[str, Any]) -> list[Table]:
+    """One table per precision and device, in the order of the ranking; runs without a rank follow in their own."""
+    runs = {run["artifact"]: run for run in report["runs"]}
+    tables: list[Table] = []
+    shown: set[str] = set()
+    for group in report["ranking"]:
+        order = [(str(place), name) for place, name in enumerate(group["order"], 1)]
+        order += [("-", entry["run"]) for entry in group["less_accurate"]]
+        shown.update(name for _, name in order)
+        rows = tuple(_row(place, runs[name]) for place, name in order)
+        note = "; ".join(
+            f"{entry['run']} is less accurate than {group['best']} (p = {entry['p']:.2g})"
+            for entry in group["less_accurate"]
+        )
+        tables.append(Table(f"{group['precision']}-bit on {group['device']}", COLUMNS, rows, note))
+    rest = [run for name, run in runs.items() if name not in shown]
+    if rest:
+        rows = tuple((run["runtime"], run["artifact"], run["status"], run["reason"] or "no latency") for run in rest)
+        tables.append(Table(NOT_MEASURED, ("runtime", "artifact", "status", "reason"), rows))
+    return tables
+
+
+def fit(table: Table, width: int) -> Table:
+    """The table without its least telling columns, as many as it takes to be no wider than `width` characters."""
+    columns = list(range(len(table.columns)))
+    for dropped in EXPENDABLE:
+        needed = sum(max(len(table.columns[i]), *(len(row[i]) for row in table.rows)) + 3 for i in columns) + 1
+        if needed <= width:
+            break
+        columns = [i for i in columns if table.columns[i] != dropped]
+    rows = tuple(tuple(row[i] for i in columns) for row in table.rows)
+    return Table(table.title, tuple(table.columns[i] for i in columns), rows, table.note)
+
+
+def bucket_table(report: dict[str, Any]) -> Table | None:
+    """Exact share of every bucket, with and without the grammar."""
+    runs = [run for run in report["runs"] if run["accuracy"]]
+    buckets = sorted({bucket for run in runs for bucket in run["accuracy"]["by_bucket"]})
+    if not buckets:
+        return None
+    rows = []
+    for run in runs:
+        free = run["accuracy_unconstrained"]
+        cells = []
+        for bucket in buckets:
+            entry = run["accuracy"]["by_bucket"].get(bucket)
+            other = free["by_bucket"].get(bucket) if free else None
+            cells.append(f"{percent(entry and entry['exact'])} / {percent(other and other['exact'])}")
+        rows.append((run["artifact"], *cells))
+    first = runs[0]["accuracy"]["by_bucket"]
+    heads = tuple(f"{bucket} (n={first[bucket]['n']})" if bucket in first else bucket for bucket in buckets)
+    return Table("Exact by bucket: with grammar / without", ("artifact", *heads), tuple(rows))
+
+
+def validity_table(report: dict[str, Any]) -> Table | None:
+    """Syntax, schema and no-call, where the grammar does not decide them: unconstrained."""
+    rows = []
+    for run in report["runs"]:
+        free, bound = run["accuracy_unconstrained"], run["accuracy"]
+        if free and bound:
+            figures = [percent(free[key]) for key in ("syntax_valid", "schema_valid", "tool", "no_call")]
+            rows.append((run["artifact"], str(free["n"]), *figures, percent(bound["no_call"])))
+    columns = ("artifact", "n", "syntax valid", "schema valid", "tool", "no call right", "no call right, with grammar")
+    return Table("Without the grammar", columns, tuple(rows)) if rows else None
+
+
+def parity_table(report: dict[str, Any]) -> Table | None:
+    """How far each run's logits and calls are from the reference's."""
+    rows = []
+    for run in report["runs"]:
+        parity = run["parity"]
+        if parity is None:
+            continue
+        versus = parity.get("accuracy_vs_reference")
+        loss = "-" if versus is None else f"{versus['a_only']} / {versus['b_only']} (p = {versus['p']:.2g})"
+        rows.append(
+            (
+                run["artifact"],
+                number(parity["max_abs_logit"], 2),
+                number(parity["mean_kl"], 2),
+                percent(parity["top1_agreement"], 2),
+                str(parity.get("top1_rows", "-")),
+                f"{percent(parity['same_calls'])} of {parity.get('same_calls_n', 0)}",
+                loss,
+            )
+        )
+    columns = ("artifact", "max logit diff", "mean KL", "top-1", "rows", "same calls", "lost / won cases")
+    return Table("Parity with torch in 32 bits", columns, tuple(rows)) if rows else None
+
+
+def speed_table(report: dict[str, Any]) -> Table | None:
+    """Everything about time and memory that the main table has no room for."""
+    rows = []
+    for run in report["runs"]:
+        latency, passes = run["latency_ms"], run["forward_passes"]
+        if latency is None:
+            continue
+        first, floor = run["first_decision_ms"], run["floor_ms"]
+        rows.append(
+            (
+                run["artifact"],
+                f"{latency['n']}",
+                ms(latency["mean"]),
+                f"{ms(latency['min'])} to {ms(latency['max'])}",
+                ms(first and first["p50"]),
+                ms(floor and floor["p50"]),
+                ms(floor and floor["request_p50"]),
+                number(passes and passes["mean"], 3),
+                number(run["prefill_tok_s"], 3),
+                number(run["decode_tok_s"], 3),
+                ms(run["load_ms"]),
+                ms(run["cold_start_ms"]),
+            )
+        )
+    columns = (
+        "artifact", "requests", "mean ms", "range ms", "first decision ms", "floor ms", "same request ms", "passes",
+        "prefill tok/s", "decode tok/s", "load ms", "cold start ms",
+    )  # fmt: skip
+    return Table("Speed", columns, tuple(rows)) if rows else None
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    return "-" if share is None else f"{100 * share:.{digits}f}%"
+
+
+def ms(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def number(value: float | None, digits: int) -> str:
+    """A number to that many significant digits, thousands grouped."""
+    if value is None:
+        return "-"
+    if value and abs(value) < 1e-3:
+        return f"{value:.{digits - 1}e}"
+    rounded = float(f"{value:.{digits}g}")
+    return f"{rounded:,.0f}" if abs(rounded) >= 100 else f"{rounded:g}"
+
+
+def _row(place: str, run: dict[str, Any]) -> tuple[str, ...]:
+    accuracy, free, latency, parity = (
+        run["accuracy"], run["accuracy_unconstrained"], run["latency_ms"], run["parity"],
+    )  # fmt: skip
+    low, high = accuracy["exact_ci95"]
+    return (
+        place,
+        run["runtime"],
+        run["artifact"] + ("" if run["status"] == "ok" else f" ({run['status']})"),
+        f"{percent(accuracy['exact'])} ({100 * low:.0f}-{100 * high:.0f})",
+        percent(accuracy["tool"]),
+        percent(free and free["exact"]),
+        percent(parity and parity["same_calls"]),
+        ms(latency["p50"]),
+        ms(latency["p95"]),
+        ms(latency["p99"]),
+        "-" if run["overhead"] is None else f"{run['overhead']:.2f}x",
+        number(run["size_mb"], 3),
+        number(run["peak_rss_mb"], 3),
+    )

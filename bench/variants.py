@@ -1,0 +1,185 @@
+"""Which artifacts a bench runs on which runtimes, and getting those that are missing."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.machine import describe
+from bench.process import LOADING_S, WorkerFailure, WorkerProcess
+from bench.records import Settings, Variant
+from export.base import Checkpoint, Quant
+from export.pipeline import exporter
+from runtimes import RUNTIMES, runtime
+from runtimes.artifact import Artifact, open_artifact
+from runtimes.errors import UserError
+
+REFERENCE = Variant("torch", "safetensors", "fp32", 32)
+"""What parity is measured against, on the CPU."""
+
+Line = Callable[[str, str], None]
+"""Told what is being made (a variant's name) and how far it is."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Why there is no artifact. `unavailable`: this machine cannot make it, rather than making it went wrong."""
+
+    reason: str
+    unavailable: bool
+
+
+Finished = Callable[[str, Artifact | Missing], None]
+"""Told what a variant's export came to."""
+
+
+def choose(settings: Settings) -> list[Variant]:
+    """The variants to run, by runtime. Raises `UserError` for an unknown runtime or variant.
+
+    `--variants` names them; otherwise every format's defaults, or with `--quick` one of 32 bits and one of 8.
+    """
+    for plugin in settings.plugins:
+        importlib.import_module(plugin)
+    names = settings.runtimes or tuple(RUNTIMES)
+    offered: dict[str, Variant] = {}
+    for name in dict.fromkeys(names):
+        fmt = runtime(name).FORMAT
+        quants: dict[str, Quant] = exporter(fmt).QUANTS
+        for quant, spec in quants.items():
+            variant = Variant(name, fmt, quant, spec.precision)
+            offered[variant.artifact] = variant
+    if settings.variants:
+        return [_named(name, offered) for name in dict.fromkeys(settings.variants)]
+    chosen: list[Variant] = []
+    for name in dict.fromkeys(names):
+        own = [variant for variant in offered.values() if variant.runtime == name]
+        if settings.quick:
+            firsts = [next((v for v in own if v.precision == bits), None) for bits in (32, 8)]
+            chosen += [variant for variant in firsts if variant is not None] or own[:1]
+        else:
+            defaults = exporter(own[0].format).DEFAULT_QUANTS
+            chosen += [variant for variant in own if variant.quant in defaults]
+    return chosen
+
+
+def merge(settings: Settings, log: Path, say: Line) -> tuple[Checkpoint, int | None]:
+    """The merged checkpoint of the model and its number of parameters, made in a process of its own."""
+    worker = WorkerProcess("merge", log, module="bench.export_worker", threads=settings.threads)
+    try:
+        found = worker.call(
+            "merge",
+            silence=LOADING_S,
+            on_event=lambda event: say("merge", event["line"]),
+            model=settings.model,
+            work=str(settings.cache / "merged"),
+            toolset=settings.toolset,
+        )
+    except WorkerFailure as failure:
+        raise UserError(str(failure)) from None
+    finally:
+        worker.close()
+    checkpoint = Checkpoint(Path(found["folder"]), found["name"], found["sha256"], found["config"])
+    return checkpoint, found["parameters"]
+
+
+def export(
+    checkpoint: Checkpoint,
+    variants: Iterable[Variant],
+    out: Path,
+    settings: Settings,
+    logs: Path,
+    say: Line,
+    finished: Finished,
+) -> dict[str, Artifact | Missing]:
+    """Every variant's artifact, by name, or why there is none. One process per format, as many at once as cores.
+
+    `say` and `finished` are called from several threads.
+    """
+    by_format: dict[str, list[Variant]] = {}
+    for variant in dict.fromkeys(variants):
+        by_format.setdefault(variant.format, []).append(variant)
+    cores = int(describe()["cores"])
+    results: dict[str, Artifact | Missing] = {}
+    with ThreadPoolExecutor(max_workers=max(1, min(cores, len(by_format)))) as pool:
+        jobs = [
+            pool.submit(_export_format, checkpoint, members, out, settings, logs / f"export-{fmt}.log", say, finished)
+            for fmt, members in by_format.items()
+        ]
+        for job in jobs:
+            results.update(job.result())
+    return results
+
+
+def _export_format(
+    checkpoint: Checkpoint,
+    variants: list[Variant],
+    out: Path,
+    settings: Settings,
+    log: Path,
+    say: Line,
+    finished: Finished,
+) -> dict[str, Artifact | Missing]:
+    """The variants of one format, one after another; a process that dies is started again for the next."""
+    results: dict[str, Artifact | Missing] = {}
+    worker: WorkerProcess | None = None
+    try:
+        for variant in variants:
+            name = variant.artifact
+            state = exporter(variant.format).availability()
+            if not state.available and not _is_there(out / name):
+                results[name] = Missing(f"cannot be exported here: {state.reason}; {state.fix}", True)
+            else:
+                if worker is None or not worker.alive:
+                    worker = WorkerProcess(f"export-{variant.format}", log, module="bench.export_worker", threads=1)
+                results[name] = _export(worker, checkpoint, variant, out, settings, say)
+            finished(name, results[name])
+    finally:
+        if worker is not None:
+            worker.close()
+    return results
+
+
+def _export(
+    worker: WorkerProcess, checkpoint: Checkpoint, variant: Variant, out: Path, settings: Settings, say: Line
+) -> Artifact | Missing:
+    def tell(event: dict[str, Any]) -> None:
+        say(variant.artifact, event["line"])
+
+    try:
+        found = worker.call(
+            "export",
+            silence=LOADING_S,
+            on_event=tell,
+            source={"folder": str(checkpoint.folder), "name": checkpoint.name, "sha256": checkpoint.sha256},
+            config=checkpoint.config,
+            fmt=variant.format,
+            quant=variant.quant,
+            out=str(out),
+            toolset=settings.toolset,
+            created_by=settings.command,
+            plugins=list(settings.plugins),
+        )
+        return open_artifact(found["folder"], check="sizes")
+    except WorkerFailure as failure:
+        return Missing(f"export failed: {failure}", failure.unavailable)
+
+
+def _is_there(folder: Path) -> bool:
+    try:
+        open_artifact(folder, check="sizes")
+    except UserError:
+        return False
+    return True
+
+
+def _named(name: str, offered: dict[str, Variant]) -> Variant:
+    if name not in offered:
+        near = difflib.get_close_matches(name, offered, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"unknown variant {name!r}; there are {', '.join(offered)}{hint}")
+    return offered[name]

@@ -1,0 +1,191 @@
+"""`edgecall doctor`: every runtime, exporter, device and training backend, and how to get what is missing."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from edgecall.version import __version__
+from runtimes.base import Availability, DeviceStatus
+from runtimes.console import Parser
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What this machine offers: name -> availability, by kind."""
+
+    runtimes: dict[str, Availability]
+    exporters: dict[str, Availability]
+    training: dict[str, Availability]
+
+
+_LABELS = {"runtimes": "", "exporters": "export to ", "training": "train with "}
+
+
+def main(argv: list[str]) -> int:
+    """Print the diagnosis; the exit code is 0 whatever is missing."""
+    parser = Parser(
+        "edgecall doctor",
+        "Every runtime, exporter, device and training backend: available or not, and\nif not, why and how to get it.",
+        ["edgecall doctor", "edgecall doctor --json"],
+        usage="edgecall doctor [--json]",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    arguments = parser.parse_args(argv)
+    diagnosis = diagnose()
+    if arguments.json:
+        print(json.dumps({**_machine(), **asdict(diagnosis)}, indent=2))
+    else:
+        _print(diagnosis)
+    return 0
+
+
+def diagnose() -> Diagnosis:
+    """Ask every registered module; one that cannot even be imported is reported, not raised."""
+    from runtimes import RUNTIMES
+
+    runtimes = {name: _ask(module) for name, module in RUNTIMES.items()}
+    return Diagnosis(runtimes, _exporters(), _training(runtimes))
+
+
+def _exporters() -> dict[str, Availability]:
+    from export.pipeline import EXPORTERS
+
+    return {name: _ask(module) for name, module in EXPORTERS.items()}
+
+
+def _ask(module: str) -> Availability:
+    try:
+        found = importlib.import_module(module).availability()
+    except Exception as error:  # a broken install must not hide the rest of the report
+        return Availability(False, reason=f"{module} cannot be imported: {type(error).__name__}: {error}")
+    if not isinstance(found, Availability):
+        raise TypeError(f"{module}.availability() returned {type(found).__name__}")
+    return found
+
+
+def _training(runtimes: Mapping[str, Availability]) -> dict[str, Availability]:
+    """The LoRA backends, judged by what is installed; devices are those of the runtime that they train on."""
+    torch = runtimes.get("torch", Availability(False)).devices
+    mlx = runtimes.get("mlx", Availability(False)).devices
+    peft = _installed('pip install "edgecall[train]"', torch, "peft", "trl", "transformers", "torch")
+    return {"peft": peft, "unsloth": _unsloth(torch), "mlx": _mlx_lora(mlx)}
+
+
+def _unsloth(torch: Mapping[str, DeviceStatus]) -> Availability:
+    devices = {name: status for name, status in torch.items() if name == "cuda"}
+    found = _installed('pip install "edgecall[unsloth]" (Linux with an NVIDIA GPU)', devices, "unsloth")
+    if found.available and not any(status.available for status in devices.values()):
+        return Availability(
+            False,
+            found.version,
+            "needs a CUDA device, and torch finds none",
+            "use the peft backend here",
+            found.devices,
+        )
+    return found
+
+
+def _mlx_lora(mlx: Mapping[str, DeviceStatus]) -> Availability:
+    found = _installed('pip install "edgecall[mlx]"', mlx, "mlx_lm", "mlx")
+    if found.available and sys.platform != "darwin" and not _usable(found, "cuda"):
+        slow = DeviceStatus(True, "correct but slow: about 100 tokens a second; for real runs use a Mac")
+        return Availability(True, found.version, devices={**found.devices, "cpu": slow})
+    return found
+
+
+def _usable(found: Availability, device: str) -> bool:
+    return device in found.devices and found.devices[device].available
+
+
+def _installed(fix: str, devices: Mapping[str, DeviceStatus], *modules: str) -> Availability:
+    """Availability by presence alone: importing a training stack to ask its version would take seconds."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            return Availability(False, reason=f"{module} is not installed", fix=fix)
+    try:
+        named = f"{modules[0].replace('_', '-')} {version(modules[0])}"
+    except PackageNotFoundError:
+        named = None
+    return Availability(True, named, devices=dict(devices))
+
+
+def _machine() -> dict[str, str]:
+    return {"edgecall": __version__, "python": platform.python_version(), "platform": platform.platform()}
+
+
+def _print(diagnosis: Diagnosis) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    facts = _machine()
+    console.print(f"edgecall {facts['edgecall']}, Python {facts['python']}, {facts['platform']}", markup=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for title in ("", "available", "version", "devices"):
+        table.add_column(title, overflow="fold")
+    for number, (kind, group) in enumerate(_groups(diagnosis)):
+        if number:
+            table.add_section()
+        table.add_row(Text(kind, style="bold"))
+        for name, found in group.items():
+            mark = Text("yes", style="green") if found.available else Text("no", style="yellow")
+            table.add_row(f"  {name}", mark, Text(found.version or ""), Text(_devices(found)))
+    console.print(table)
+    for what, detail in _notes(diagnosis):
+        console.print(Text(f"  {what}: {detail}"), soft_wrap=True)
+    missing = _missing(diagnosis)
+    if missing:
+        console.print(Text("Not available here, and how to get it", style="bold"))
+    for what, why, fix in missing:
+        console.print(Text(f"  {what}: {why}" if why else f"  {what}"), soft_wrap=True)
+        if fix:
+            # Never wrapped: these lines are meant to be copied.
+            console.print(Text(f"      {fix}", style="cyan"), soft_wrap=True)
+
+
+def _groups(diagnosis: Diagnosis) -> list[tuple[str, dict[str, Availability]]]:
+    return [
+        ("runtimes", diagnosis.runtimes),
+        ("exporters", diagnosis.exporters),
+        ("training", diagnosis.training),
+    ]
+
+
+def _devices(found: Availability) -> str:
+    there = [name for name, status in found.devices.items() if status.available]
+    return ", ".join([*there, *(f"no {name}" for name in found.devices if name not in there)])
+
+
+def _notes(diagnosis: Diagnosis) -> list[tuple[str, str]]:
+    """What a device that is there says about itself: its name, or that it is slow."""
+    return [
+        (f"{_LABELS[kind]}{name} on {device}", status.detail)
+        for kind, group in _groups(diagnosis)
+        for name, found in group.items()
+        for device, status in found.devices.items()
+        if found.available and status.available and status.detail and kind != "exporters"
+    ]
+
+
+def _missing(diagnosis: Diagnosis) -> list[tuple[str, str, str]]:
+    """(what, why, how to get it) for everything that is not there; no line twice."""
+    lines: dict[tuple[str, str, str], None] = {}
+    for kind, group in _groups(diagnosis):
+        label = _LABELS[kind]
+        for name, found in group.items():
+            if not found.available:
+                lines[(f"{label}{name}", found.reason, found.fix)] = None
+            if kind == "runtimes":
+                for device, status in found.devices.items():
+                    if not status.available and status.fix != found.fix:
+                        lines[(f"{name} on {device}", status.detail, status.fix)] = None
+    return list(lines)

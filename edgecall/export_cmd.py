@@ -1,0 +1,140 @@
+"""`edgecall export`: a model becomes artifacts, one folder each, every one proved."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+import traceback
+from argparse import Namespace
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgecall.cache import cache_folder
+from edgecall.plan import DEFAULT_FORMATS, plan
+from edgecall.progress import Done, Say, steps
+from runtimes.console import Parser, explain, need
+
+if TYPE_CHECKING:
+    from export.base import Checkpoint
+    from router.toolset import Toolset
+
+
+@dataclass(frozen=True)
+class Made:
+    """One line of the result: an artifact, or why there is none."""
+
+    artifact: str
+    folder: str | None
+    size_mb: float | None
+    proof: str | None
+    """"met" here, or "not met here": made for another machine, where `verify` proves it."""
+    seconds: float
+    error: str | None = None
+    bug: bool = False
+
+
+def parser() -> Parser:
+    """The command's argument parser."""
+    made = Parser(
+        "edgecall export",
+        "Merge a model and write it in other formats, each as a self-contained artifact with\n"
+        "its tokenizer, toolset, manifest and proof, in OUT/<format>-<quantization>.",
+        [
+            "edgecall export seed --out out/",
+            "edgecall export seed --to gguf --quant q8_0,q4_k_m --out out/",
+            "edgecall export my-adapter/ --to gguf,onnx --quant gguf:f16,onnx:int8 --out out/",
+            "edgecall export google/functiongemma-270m-it --to all --quant all --out out/",
+        ],
+        usage="edgecall export MODEL --out DIR [options]",
+    )
+    made.add_argument("model", metavar="MODEL", help="'seed', a model, checkpoint or adapter folder, or a hub name")
+    made.add_argument("--out", metavar="DIR", required=True, help="folder in which the artifacts are made")
+    made.add_argument(
+        "--to", metavar="FORMATS", help=f"formats, comma-separated, or 'all' (default: {','.join(DEFAULT_FORMATS)})"
+    )
+    made.add_argument(
+        "--quant", metavar="QUANTS", help="q8_0,q4_k_m or gguf:q8_0,onnx:int8 or 'all' (default: each format's own)"
+    )
+    made.add_argument(
+        "--toolset", metavar="NAME|FILE", default="kiwi", help="the tools that the router serves (default: kiwi)"
+    )
+    made.add_argument("--adapter", metavar="DIR", help="LoRA adapter to merge, or 'none' (default: the toolset's)")
+    made.add_argument("--work", metavar="DIR", help="keeps the merged checkpoint (default: ~/.cache/edgecall/merged)")
+    made.add_argument("--threads", metavar="N", type=int, help="threads for the proof (default: the cores, at most 8)")
+    made.add_argument("--json", action="store_true", help="print the result as JSON")
+    return made
+
+
+def main(argv: list[str]) -> int:
+    """Make what was asked for; one that fails does not stop the others. 2 if any failed, 1 if that was a bug."""
+    arguments = parser().parse_args(argv)
+    pairs = plan(arguments.to, arguments.quant)
+    command = shlex.join(["edgecall", "export", *argv])
+    with steps(len(pairs)) as (say, done):
+        results = _export(arguments, pairs, command, say, done)
+    if arguments.json:
+        print(json.dumps([asdict(made) for made in results], indent=2))
+    else:
+        _print(results)
+    for made in results:
+        if made.error is not None:
+            print(f"edgecall: {made.artifact}: {made.error}", file=sys.stderr)
+    if any(made.bug for made in results):
+        return 1
+    return 2 if any(made.error for made in results) else 0
+
+
+def _export(arguments: Namespace, pairs: list[tuple[str, str]], command: str, say: Say, done: Done) -> list[Made]:
+    from export.pipeline import merge_checkpoint
+    from router.toolset_load import load_toolset
+
+    toolset = load_toolset(arguments.toolset)
+    need("torch", "transformers", "safetensors", extra="export")
+    work = Path(arguments.work) if arguments.work else cache_folder() / "merged"
+    source = merge_checkpoint(arguments.model, work, adapter=arguments.adapter, toolset=toolset.name, progress=say)
+    results = []
+    for fmt, quant in pairs:
+        results.append(_one(source, fmt, quant, arguments, toolset, command, say))
+        done()
+    return results
+
+
+def _one(
+    source: Checkpoint, fmt: str, quant: str, arguments: Namespace, toolset: Toolset, command: str, say: Say
+) -> Made:
+    from export.pipeline import export_one
+    from export.proof_file import read_header
+
+    start = time.perf_counter()
+    try:
+        made = export_one(
+            source, fmt, quant, arguments.out, toolset, command, threads=arguments.threads, progress=say
+        )  # fmt: skip
+        proof = "met" if read_header(made).met else "not met here"
+        return Made(made.name, str(made.folder), made.size_bytes / 1e6, proof, time.perf_counter() - start)
+    except Exception as error:  # the other artifacts are still made
+        line = explain(error, extra="export")
+        if line is None:
+            traceback.print_exc()
+        why = line or f"{type(error).__name__}: {error} (a bug; the traceback is above)"
+        return Made(f"{fmt}-{quant}", None, None, None, time.perf_counter() - start, why, bug=line is None)
+
+
+def _print(results: list[Made]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for title in ("artifact", "MB", "proof", "s", "folder"):
+        table.add_column(title, justify="right" if title in ("MB", "s") else "left", overflow="fold")
+    for made in results:
+        if made.error is None:
+            size = f"{made.size_mb:.1f}"
+            table.add_row(made.artifact, size, made.proof, f"{made.seconds:.1f}", made.folder)
+        else:
+            table.add_row(made.artifact, "", "failed", f"{made.seconds:.1f}", "")
+    Console().print(table)

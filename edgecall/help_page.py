@@ -1,0 +1,65 @@
+"""Writes docs/cli.md from what ``--help`` prints: ``make docs``. A test fails where the page and the help differ."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from unittest.mock import patch
+
+from edgecall.cli import main
+
+PAGES = (
+    "",
+    "doctor",
+    "data",
+    "data build",
+    "train",
+    "train base",
+    "train lora",
+    "export",
+    "verify",
+    "bench",
+    "bench all-runtimes",
+    "route",
+)
+"""The commands, and theirs, in the order of the page."""
+
+INTRODUCTION = """\
+# The command line
+
+Made from `--help` by `make docs`.
+
+Every command ends with exit code 0 when it did its work, and 2 after a mistake or a failure of the machine, told in
+one line on stderr: what is wrong, where, what to do. Bugs keep their traceback (exit code 1). Ctrl-C is 130. Progress
+goes to stderr, answers to stdout. `EDGECALL_DEBUG=1` shows the traceback of every error.
+
+| variable | what it does |
+|---|---|
+| `EDGECALL_CACHE` | what `route` and `export` keep (default `~/.cache/edgecall`; safe to delete) |
+| `EDGECALL_DEBUG` | show tracebacks |
+| `NO_COLOR` | no colours |
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    sections = [f"## {f'edgecall {name}'.strip()}\n\n```\n{help_text(name.split())}```\n" for name in PAGES]
+    return "\n".join([INTRODUCTION, *sections])
+
+
+def help_text(argv: list[str]) -> str:
+    """What ``edgecall ARGV --help`` prints on a terminal of 100 columns."""
+    out = io.StringIO()
+    with patch.dict(os.environ, {"COLUMNS": "100", "NO_COLOR": "1"}), contextlib.redirect_stdout(out):
+        try:
+            code = main([*argv, "--help"])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    if code:
+        raise RuntimeError(f"edgecall {' '.join(argv)} --help: exit code {code}")
+    return out.getvalue()
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -1,0 +1,197 @@
+"""The report: its figures from what was collected, its schema, its tables, its picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import report as reports
+from bench.markdown import render
+from bench.plot import draw
+from bench.ranking import rank
+from bench.report import build, check_out, samples, validate
+from bench.screen import Screen
+from bench.tables import fit, main_tables, number
+from router.toolset import Toolset
+from runtimes.errors import UserError
+from tests.bench import made
+
+jsonschema = pytest.importorskip("jsonschema")
+
+
+@pytest.fixture(scope="module")
+def runs(kiwi: Toolset) -> list[Any]:
+    return made.runs(kiwi)
+
+
+@pytest.fixture(scope="module")
+def report(runs: list[Any]) -> dict[str, Any]:
+    return build(made.context(), runs, runs[0])
+
+
+def test_it_validates(report: dict[str, Any]) -> None:
+    assert validate(json.loads(json.dumps(report)))
+
+
+def test_the_schema_is_one_and_is_strict() -> None:
+    schema = json.loads(reports.SCHEMA_FILE.read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        (lambda r: r.pop("runs"), "runs"),
+        (lambda r: r["runs"][0].update(status="fine"), r"runs\[0\].status"),
+        (lambda r: r["runs"][0]["accuracy"].update(exact=1.5), r"runs\[0\]"),
+        (lambda r: r["runs"][0]["latency_ms"].pop("p99"), r"runs\[0\].latency_ms"),
+        (lambda r: r.update(extra=1), "extra"),
+        (lambda r: r.update(schema="edgecall.report/0"), "schema"),
+    ],
+)
+def test_breaking_the_schema_is_noticed(report: dict[str, Any], change: Any, where: str) -> None:
+    broken = json.loads(json.dumps(report))
+    change(broken)
+    with pytest.raises(ValueError, match=where):
+        validate(broken)
+
+
+def test_contract_fields(report: dict[str, Any]) -> None:
+    run = report["runs"][1]
+    assert run["artifact"] == "gguf-f32" and run["status"] == "ok" and run["reason"] is None
+    assert run["accuracy"]["n"] == 100 and run["accuracy"]["exact"] == 0.96
+    assert run["accuracy"]["by_bucket"]["easy"]["n"] == 50
+    assert run["latency_ms"]["n"] == 400 and run["latency_ms"]["p99"] is not None
+    assert run["latency_ms"]["in_busy_blocks"] == 20
+    assert run["overhead"] == pytest.approx(run["latency_ms"]["p50"] / run["floor_ms"]["p50"])
+    assert run["overhead_same_request"] == pytest.approx(1.25)
+    assert run["parity"]["same_calls"] == 1.0
+    assert run["parity"]["reference"] == "torch-fp32"
+    assert run["forward_passes"] == {"mean": 12, "forced_tokens": 9, "decided_tokens": 11, "request_tokens": 12}
+    assert run["size_mb"] == pytest.approx(12.345678)
+    assert report["runs"][5]["latency_ms"]["p99"] is None, "40 requests have no p99"
+
+
+def test_no_runtime_disappears(report: dict[str, Any]) -> None:
+    by_name = {run["artifact"]: run for run in report["runs"]}
+    assert by_name["coreml-fp32"]["status"] == "skipped"
+    assert by_name["coreml-fp32"]["reason"] == "Core ML prediction needs macOS 15; run the bench on a Mac"
+    assert by_name["gguf-f16"]["status"] == "failed"
+    assert by_name["gguf-f16"]["stage"] == "latency"
+    assert by_name["gguf-f16"]["latency_ms"] is None and by_name["gguf-f16"]["accuracy"] is None
+
+
+def test_ranking_puts_accuracy_before_speed(report: dict[str, Any]) -> None:
+    groups = {(group["precision"], group["device"]): group for group in report["ranking"]}
+    eight = groups[8, "cpu"]
+    assert eight["best"] == "mlx-8bit"
+    assert eight["order"] == ["gguf-q8_0", "mlx-8bit"], "one case worse is chance, and faster"
+    assert [entry["run"] for entry in eight["less_accurate"]] == ["onnx-int8"], "twelve cases worse is not"
+    assert eight["less_accurate"][0]["p"] == pytest.approx(2 / 2**12)
+    assert groups[32, "cpu"]["order"] == ["gguf-f32", "onnx-fp32", "safetensors-fp32", "mlx-fp32"]
+
+
+def test_groups_are_by_precision_and_device(kiwi: Toolset) -> None:
+    a, b = made.run(kiwi, "torch", "safetensors-fp32", 32), made.run(kiwi, "mlx", "mlx-fp32", 32)
+    b.opened["device"] = "metal"
+    assert [(g["precision"], g["device"]) for g in rank([a, b])] == [(32, "cpu"), (32, "metal")]
+
+
+def test_every_pair_is_compared(report: dict[str, Any]) -> None:
+    pairs = {(pair["a"], pair["b"]): pair for pair in report["comparisons"]}
+    assert len(pairs) == 7 * 6 // 2
+    pair = pairs["gguf-q8_0", "onnx-int8"]
+    assert (pair["accuracy"]["a_only"], pair["accuracy"]["b_only"]) == (11, 0)
+    assert pair["accuracy"]["significant_loss"]
+    low, high = pair["latency_ratio"]["ci95"]
+    assert low < pair["latency_ratio"]["median"] < high
+    assert 0.7 < pair["latency_ratio"]["median"] < 0.95
+
+
+def test_without_a_reference_there_is_no_parity(kiwi: Toolset) -> None:
+    lone = made.run(kiwi, "llama_cpp", "gguf-f32", 32)
+    out = build(made.context(), [lone], None)
+    assert out["reference"] is None and out["runs"][0]["parity"] is None
+    assert validate(json.loads(json.dumps(out)))
+    assert "no parity figures" in render(out)
+
+
+def test_samples_hold_every_answer_and_every_timed_request(runs: list[Any]) -> None:
+    rows = list(samples(runs, made.SUITE))
+    assert sum(row["mode"] == "latency" for row in rows) == sum(len(run.timed) for run in runs)
+    answers = [row for row in rows if row["mode"] == "grammar" and row["run"] == "gguf-f32"]
+    assert len(answers) == 100
+    assert {"output", "calls", "verdict", "stats", "bucket", "checked"} <= answers[0].keys()
+    json.dumps(rows)
+
+
+def test_markdown_tells_all(report: dict[str, Any]) -> None:
+    text = render(report, plot="p.png")
+    for expected in (
+        "gguf-q8_0", "Core ML prediction needs macOS 15", "signal SIGSEGV", "![Accuracy", "McNemar",
+        "onnx-int8 is less accurate than mlx-8bit", "calls differently on 12 cases",
+        "1 of them while the machine was busy",
+    ):  # fmt: skip
+        assert expected in text
+    widths = [line.count("|") for line in text.splitlines() if line.startswith("| ")]
+    assert widths, "there are tables"
+
+
+def test_terminal_tables_fit(report: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    console = Console(record=True, width=160, file=open("/dev/null", "w"))
+    Screen(console).tables(report)
+    text = console.export_text()
+    assert "gguf-q8_0" in text and "96.0%" in text and "Core ML prediction needs macOS 15" in text
+    assert max(len(line) for line in text.splitlines()) <= 160
+
+
+def test_tables_rank_and_mark(report: dict[str, Any]) -> None:
+    eight = next(table for table in main_tables(report) if table.title == "8-bit on cpu")
+    assert [(row[0], row[2]) for row in eight.rows] == [("1", "gguf-q8_0"), ("2", "mlx-8bit"), ("-", "onnx-int8")]
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 200])
+def test_tables_are_made_to_fit(report: dict[str, Any], width: int) -> None:
+    for table in main_tables(report)[:2]:
+        small = fit(table, width)
+        assert {"#", "artifact", "exact (95% CI)", "p95 ms"} <= set(small.columns)
+        assert all(len(row) == len(small.columns) for row in small.rows)
+        widest = [max(len(cell) for cell in column) for column in zip(small.columns, *small.rows, strict=True)]
+        assert sum(widest) + 3 * len(widest) + 1 <= width
+    assert fit(table, 200) == table
+
+
+def test_numbers_are_short() -> None:
+    assert number(None, 2) == "-"
+    assert number(0.00012345, 2) == "1.2e-04"
+    assert number(123456.0, 3) == "123,000"
+    assert number(3.14159, 3) == "3.14"
+    assert number(0.0, 2) == "0"
+
+
+def test_picture(report: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "plot.png"
+    assert draw(report, path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert [p.name for p in tmp_path.iterdir()] == ["plot.png"], "no temporary file stays"
+
+
+def test_no_picture_without_figures(tmp_path: Path) -> None:
+    assert not draw({"runs": [{"accuracy": None, "latency_ms": None}]}, tmp_path / "plot.png")
+
+
+def test_a_report_is_never_overwritten(tmp_path: Path) -> None:
+    check_out(tmp_path / "new")
+    (tmp_path / "empty").mkdir()
+    check_out(tmp_path / "empty")
+    (tmp_path / "empty" / "x").write_text("1")
+    with pytest.raises(UserError, match="is not empty; reports are not overwritten"):
+        check_out(tmp_path / "empty")
+    with pytest.raises(UserError, match="is not empty"):
+        check_out(tmp_path / "empty" / "x")

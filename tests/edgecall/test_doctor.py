@@ -1,0 +1,125 @@
+"""`edgecall doctor`: everything is listed, nothing is raised, and what it prints can be read and copied."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+
+import edgecall.doctor as doctor
+from export.pipeline import EXPORTERS
+from runtimes import RUNTIMES
+from runtimes.base import Availability, DeviceStatus
+from tests.edgecall.conftest import Ran
+
+Cli = Callable[..., Ran]
+
+
+@pytest.fixture
+def json_report(cli: Cli) -> dict[str, dict[str, dict[str, object]]]:
+    ran = cli("doctor", "--json")
+    assert ran.code == 0
+    loaded: dict[str, dict[str, dict[str, object]]] = json.loads(ran.out)
+    return loaded
+
+
+def test_everything_is_listed(json_report: dict[str, dict[str, dict[str, object]]]) -> None:
+    assert list(json_report["runtimes"]) == list(RUNTIMES)
+    assert list(json_report["exporters"]) == list(EXPORTERS)
+    assert list(json_report["training"]) == ["peft", "unsloth", "mlx"]
+
+
+def test_what_is_missing_says_why_and_how(json_report: dict[str, dict[str, dict[str, object]]]) -> None:
+    for kind in ("runtimes", "exporters", "training"):
+        for name, found in json_report[kind].items():
+            assert found["available"] or (found["reason"] and found["fix"]), (kind, name)
+            assert not found["available"] or found["version"], (kind, name)
+            for device, status in found["devices"].items():  # type: ignore[attr-defined]
+                assert status["available"] or status["detail"] or status["fix"], (kind, name, device)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "device", "recipe"),
+    [
+        ("llama_cpp", "cuda", "-DGGML_CUDA=on"),
+        ("llama_cpp", "metal", "-DGGML_METAL=on"),
+        ("onnxruntime", "cuda", "onnxruntime-gpu"),
+        ("torch", "cuda", "CUDA build"),
+        ("mlx", "cuda", "mlx[cuda"),
+    ],
+)
+def test_the_gpu_recipes_are_there(
+    json_report: dict[str, dict[str, dict[str, object]]], runtime: str, device: str, recipe: str
+) -> None:
+    status = json_report["runtimes"][runtime]["devices"][device]  # type: ignore[index]
+    assert status["available"] or recipe in status["fix"], status
+
+
+def test_the_page_fits_80_columns_and_recipes_are_whole(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    long = 'CMAKE_ARGS="-DGGML_CUDA=on" pip install --force-reinstall --no-cache-dir llama-cpp-python [not markup]'
+    found = Availability(
+        True,
+        "llama-cpp-python 0.3.36",
+        devices={"cpu": DeviceStatus(True), "cuda": DeviceStatus(False, "CPU build", long)},
+    )
+    missing = Availability(False, reason="needs macOS 15", fix="run it on a Mac")
+    diagnosis = doctor.Diagnosis({"llama_cpp": found, "coreml": missing}, {"gguf": found}, {"unsloth": missing})
+    monkeypatch.setattr(doctor, "diagnose", lambda: diagnosis)
+    ran = cli("doctor")
+    table, _, recipes = ran.out.partition("Not available here, and how to get it\n")
+    assert ran.code == 0 and max(map(len, table.splitlines()[1:])) <= 80
+    assert "cpu, no cuda" in table and "llama-cpp-python 0.3.36" in table
+    assert recipes.splitlines() == [
+        "  llama_cpp on cuda: CPU build",
+        f"      {long}",
+        "  coreml: needs macOS 15",
+        "      run it on a Mac",
+        "  train with unsloth: needs macOS 15",
+        "      run it on a Mac",
+    ]
+
+
+def test_the_real_page_names_every_runtime(cli: Cli) -> None:
+    ran = cli("doctor")
+    assert ran.code == 0
+    assert all(f"  {name} " in ran.out for name in (*RUNTIMES, *EXPORTERS))
+
+
+def test_a_runtime_that_cannot_be_imported_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "runtimes.torch", None)
+    found = doctor.diagnose().runtimes["torch"]
+    assert not found.available
+    assert found.reason.startswith("runtimes.torch cannot be imported: ")
+
+
+def test_unsloth_without_a_gpu_is_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(doctor, "version", lambda name: "1.0")
+    no, yes = {"cuda": DeviceStatus(False)}, {"cuda": DeviceStatus(True), "cpu": DeviceStatus(True)}
+    without = doctor._training({"torch": Availability(True, "2", devices=no)})["unsloth"]
+    assert (without.available, without.reason) == (False, "needs a CUDA device, and torch finds none")
+    with_gpu = doctor._training({"torch": Availability(True, "2", devices=yes)})["unsloth"]
+    assert (with_gpu.available, list(with_gpu.devices)) == (True, ["cuda"])
+
+
+def test_an_absent_training_backend_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "trl" else object())
+    found = doctor._training({})["peft"]
+    assert (found.available, found.reason, found.fix) == (
+        False,
+        "trl is not installed",
+        'pip install "edgecall[train]"',
+    )
+
+
+def test_an_exporter_must_answer_with_an_availability(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = ModuleType("runtimes.torch")
+    wrong.availability = lambda: "yes"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "runtimes.torch", wrong)
+    with pytest.raises(TypeError, match=r"runtimes\.torch\.availability\(\) returned str"):
+        doctor.diagnose()

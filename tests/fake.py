@@ -1,0 +1,105 @@
+"""Models without a runtime, for tests of what stands above one: logits are a function of the tokens in the cache."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from runtimes.base import Logits, Rows, check_append, check_rewind
+from runtimes.errors import SessionError
+
+Rule = Callable[[tuple[int, ...]], Logits]
+"""The logits behind a sequence."""
+
+
+def random_rule(vocab_size: int, *, seed: int = 0, bias: Mapping[int, float] | None = None) -> Rule:
+    """Normal noise, another for every sequence and the same for an equal one; `bias` favours some tokens."""
+
+    def logits(tokens: tuple[int, ...]) -> Logits:
+        key = zlib.crc32(np.asarray(tokens, dtype=np.int64).tobytes())
+        row = np.random.default_rng((seed, key)).standard_normal(vocab_size, dtype=np.float32)
+        for token, value in (bias or {}).items():
+            row[token] += value
+        return row
+
+    return logits
+
+
+def scripted_rule(vocab_size: int, prompt: Sequence[int], completion: Sequence[int]) -> Rule:
+    """A model that wants `completion` behind `prompt` and is noise everywhere else."""
+    noise = random_rule(vocab_size, seed=1)
+    whole = (*prompt, *completion)
+
+    def logits(tokens: tuple[int, ...]) -> Logits:
+        row = noise(tokens)
+        if len(prompt) <= len(tokens) < len(whole) and tokens == whole[: len(tokens)]:
+            row[whole[len(tokens)]] = 100.0
+        return row
+
+    return logits
+
+
+@dataclass
+class FakeModel:
+    """A `runtimes.base.Model` over a rule."""
+
+    rule: Rule
+    vocab_size: int
+    context_length: int = 4096
+    device: str = "fake"
+    dtype: str = "fp32"
+    threads: int = 1
+    closed: bool = False
+    sessions: list[FakeSession] = field(default_factory=list)
+
+    def session(self) -> FakeSession:
+        self.sessions.append(FakeSession(self))
+        return self.sessions[-1]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeSession:
+    """A `runtimes.base.Session` that keeps its tokens, and the sizes of its passes. `fail_at` breaks that append."""
+
+    def __init__(self, model: FakeModel) -> None:
+        self.model = model
+        self.tokens: list[int] = []
+        self.passes: list[int] = []
+        self.fail_at: int | None = None
+        self.busy = False
+
+    @property
+    def position(self) -> int:
+        return len(self.tokens)
+
+    def append(self, tokens: Sequence[int], *, rows: Rows = "last") -> Logits:
+        if self.model.closed:
+            raise SessionError("append: the model is closed")
+        check_append(
+            tokens, position=self.position, vocab_size=self.model.vocab_size, context_length=self.model.context_length
+        )
+        assert not self.busy, "two threads in one session"
+        self.busy = True
+        try:
+            if self.fail_at is not None and len(self.passes) >= self.fail_at:
+                raise RuntimeError("the runtime broke")
+            self.passes.append(len(tokens))
+            out = []
+            for token in tokens:
+                self.tokens.append(token)
+                if rows == "all":
+                    out.append(self.model.rule(tuple(self.tokens)))
+            return np.stack(out) if rows == "all" else self.model.rule(tuple(self.tokens))
+        finally:
+            self.busy = False
+
+    def rewind(self, position: int) -> None:
+        if self.model.closed:
+            raise SessionError("rewind: the model is closed")
+        check_rewind(position, position=self.position)
+        del self.tokens[position:]
