@@ -111,7 +111,8 @@ def train_base(
     torch.manual_seed(config.seed)
     model = Gemma3ForCausalLM(gemma3_config(config.model, tokenizer.vocab_size))
     init_for_copying(model)
-    report({"parameters": sum(p.numel() for p in model.parameters()), "vocab_size": tokenizer.vocab_size})
+    parameters = sum(p.numel() for p in model.parameters())
+    report({"steps": config.loop.steps, "parameters": parameters, "vocab_size": tokenizer.vocab_size})
     dev = make_mixture(config, data, dev=True)
     validation = [[encode_block(tokenizer, dev.block(n, rows=20), limit=config.row_tokens)] for n in range(24)]
 

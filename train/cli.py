@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     lora = kinds.add_parser(
         "lora",
         help="train a LoRA adapter for a toolset with PEFT",
-        epilog="example: edgecall train lora configs/train/lora-kiwi.yaml --base google/functiongemma-270m-it --out work/kiwi",
+        epilog="example: edgecall train lora lora-kiwi.yaml --base google/functiongemma-270m-it --out work/kiwi",
     )
     lora.add_argument("config", type=Path, help="a configs/train/lora-*.yaml file")
     lora.add_argument("--base", required=True, help="a checkpoint folder, a model folder with base/, or a hub name")
@@ -125,13 +125,38 @@ def make_loop(data: dict[str, Any], args: argparse.Namespace) -> Any:
 
 
 def _reporter(args: argparse.Namespace) -> Callable[[dict[str, Any]], None]:
+    """What shows a run's events: JSON lines, or a progress bar with the latest figures above it."""
+    if args.json:
+        return lambda event: print(json.dumps(event), flush=True)
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, highlight=False)
+    console.print(f"writing to {args.out} (log: {args.out / 'run' / 'log.jsonl'})")
+    columns = (
+        TextColumn("steps"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[last]}"),
+    )
+    bar = Progress(*columns, console=console)
+    task = bar.add_task("", total=None, last="")
+    bar.start()
+
     def report(event: dict[str, Any]) -> None:
-        if args.json:
-            print(json.dumps(event), flush=True)
+        text = "  ".join(
+            f"{k} {v:.5g}" if isinstance(v, float) else f"{k} {v}" for k, v in event.items() if k != "step"
+        )
+        if "steps" in event:
+            bar.update(task, total=event["steps"])
+            console.print(text)
+        elif "validation" in event:
+            console.print(f"step {event['step']}  {text}")
         else:
-            print(
-                "  ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in event.items()), flush=True
-            )
+            bar.update(task, completed=event.get("step", 0), last=text)
+        if event.get("step") == bar.tasks[0].total and "validation" in event:
+            bar.stop()
 
     return report
 

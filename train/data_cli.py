@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     build = verbs.add_parser(
         "build",
         help="recipe -> train.jsonl, dev.jsonl, test.jsonl and report.json",
-        epilog="example: edgecall data build configs/data/kiwi.yaml --out work/kiwi-data --against configs/cases/kiwi/*.jsonl",
+        epilog="example: edgecall data build kiwi.yaml --out work/data --against configs/cases/kiwi/*.jsonl",
     )
     build.add_argument("recipe", type=Path, help="a configs/data/*.yaml file")
     build.add_argument("--out", type=Path, required=True, help="folder to write into")

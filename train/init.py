@@ -40,14 +40,14 @@ def init_for_copying(model: Any, *, gain: float = 0.4) -> None:
         embedding.normal_(0.0, 1 / math.sqrt(width))
         embedding[:, 0] = _CONSTANT / math.sqrt(width)
         for layer in layers:
-            for name, weight in layer.named_parameters():
+            for weight in layer.parameters():
                 if weight.dim() == 2:
                     weight.normal_(0.0, 1 / math.sqrt(weight.shape[1]))
             layer.post_attention_layernorm.weight.fill_(gain - 1)
             layer.post_feedforward_layernorm.weight.fill_(gain / 2 - 1)
 
         half = dim // 2
-        slow = torch.tensor([i for i in range(half // 2, half)] + [half + i for i in range(half // 2, half)])
+        slow = torch.tensor([*range(half // 2, half), *range(half + half // 2, dim)])
         reader = _orthogonal(dim, width)  # what a head carries of a token
         reader[:, 0] = 0
         places = [_orthogonal(width, dim) for _ in range(heads)]  # where each shift is written
@@ -88,9 +88,10 @@ def _shift(attention: Any, reader: Any, places: list[Any], config: Any) -> None:
     attention.q_norm.weight.fill_(0.6)
     attention.k_norm.weight.fill_(0.6)
     attention.v_proj.weight.copy_(reader)
-    attention.o_proj.weight.copy_(torch.cat(places, dim=1) * torch.tensor([1.0, 0.5, 0.35, 0.25])[
-        torch.arange(len(places)) % 4
-    ].repeat_interleave(dim))
+    attention.o_proj.weight.copy_(
+        torch.cat(places, dim=1)
+        * torch.tensor([1.0, 0.5, 0.35, 0.25])[torch.arange(len(places)) % 4].repeat_interleave(dim)
+    )
 
 
 def _orthogonal(rows: int, columns: int) -> Any:

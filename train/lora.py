@@ -22,7 +22,7 @@ from train.plot import plot_loss
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """``configs/train/lora-*.yaml``: the adapter's shape, the data and the loop (`loop.steps` follows from `epochs`)."""
+    """``configs/train/lora-*.yaml``: the adapter's shape, the data, the loop (`loop.steps` follows from `epochs`)."""
 
     toolset: str
     recipe: str
@@ -39,7 +39,7 @@ class LoraConfig:
 
 
 class PackedCases:
-    """Cases packed behind their toolset's declarations, shuffled anew in every epoch; row `n` is always the same row."""
+    """Cases packed behind their toolset's declarations, shuffled anew in every epoch; row `n` never changes."""
 
     def __init__(
         self, tokenizer: RouterTokenizer, toolset: Toolset, cases: Sequence[Case], *, limit: int, seed: int
@@ -50,7 +50,7 @@ class PackedCases:
         longest = max(len(a) + len(b) for a, b in self.pairs)
         if len(self.prefix) + longest > limit:
             raise UserError(
-                f"row_tokens {limit}: the declarations take {len(self.prefix)} tokens and the longest request {longest}; raise it"
+                f"row_tokens {limit}: declarations take {len(self.prefix)} tokens, the longest request {longest}"
             )
         self._epochs: dict[int, list[list[int]]] = {}
         self.rows_per_epoch = len(self._epoch(0))
@@ -106,7 +106,7 @@ def train_lora(
     folder: Path,
     report: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """Train and write a PEFT adapter into ``folder/adapter``, with its loss curve and what it was made from. Resumable."""
+    """Train and write a PEFT adapter into ``folder/adapter``, with loss curve and what it was made from. Resumable."""
     import torch
     from peft import LoraConfig as PeftConfig
     from peft import get_peft_model

@@ -1,4 +1,4 @@
-"""The loop goes on after an interruption as if there had been none, and the initialization copies before any training."""
+"""The loop goes on after an interruption as if there had been none; the initialization copies untrained."""
 
 from __future__ import annotations
 

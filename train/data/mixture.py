@@ -104,7 +104,7 @@ def _plain(tool: Tool) -> Tool:
 
 
 def _disguise(tool: Tool, variant: Tool, rng: random.Random) -> tuple[Tool, dict[str, str]]:
-    """`tool` under `variant`'s names in a random case style, some descriptions left out; and old -> new parameter names."""
+    """`tool` under `variant`'s names in a random case style, some descriptions left out; old -> new parameter names."""
     style = rng.choices(["snake", "camel", "pascal"], weights=[8, 1, 1])[0]
     name = _style(snake(variant.name.split(".")[0]), style)
     mapping = {

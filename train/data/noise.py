@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 
-_NEIGHBOURS = dict(zip(
+_NEIGHBOURS = dict(
+    zip(
         "qwertyuiopasdfghjklzxcvbnm",
         [
             "wa",
@@ -35,7 +36,8 @@ _NEIGHBOURS = dict(zip(
             "njk",
         ],
         strict=True,
-    ))
+    )
+)
 
 _SHORT = {
     "directive": "dir",
