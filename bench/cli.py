@@ -84,9 +84,12 @@ def all_runtimes(argv: list[str]) -> int:
         plugins=_names(options.plugin),
         command=shlex.join(["bench", "all-runtimes", *argv]),
     )
-    signal.signal(signal.SIGTERM, _terminate)
     screen = Screen(Console(stderr=True, highlight=False) if options.json else None)
-    outcome = all_runtimes(settings, screen, out=out)
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        outcome = all_runtimes(settings, screen, out=out)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     screen.say()
     screen.tables(outcome.report)
     screen.files(outcome.folder, [(n, what) for n, what in FILES if (outcome.folder / n.rstrip("/")).exists()])

@@ -70,10 +70,12 @@ class Fleet:
         name = run.name if f"{run.name}.log" not in taken else f"{run.name}-reference"
         process = WorkerProcess(name, self._logs / f"{name}.log", threads=settings.threads)
         self._processes.append(process)
+        answered: list[float] = []
         try:
             run.opened = process.call(
                 "open",
                 silence=max(LOADING_S, settings.silence_s),
+                on_event=lambda event: answered.append(time.monotonic()),
                 folder=str(run.artifact.folder),
                 runtime=run.variant.runtime,
                 device=device,
@@ -84,5 +86,5 @@ class Fleet:
         except WorkerFailure:
             process.kill()
             raise
-        run.opened["cold_start_ms"] = (time.monotonic() - process.started) * 1e3
+        run.opened["cold_start_ms"] = (answered[0] - process.started) * 1e3
         return Member(run, process, settings.silence_s)

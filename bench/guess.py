@@ -30,9 +30,11 @@ class GuessSession:
         return self._position
 
     def guess(self, tokens: Sequence[int]) -> None:
-        """Expect `tokens` next; replaces an earlier guess."""
+        """Expect `tokens` next. Replaces an earlier guess; the rows of the same one again are kept."""
+        if self._position == self._start and self._guess == list(tokens):
+            return
         self._settle()
-        self._guess, self._start = list(tokens), self._position
+        self._guess = list(tokens)
 
     def append(self, tokens: Sequence[int], *, rows: Rows = "last") -> Logits:
         offset = self._position - self._start
@@ -41,7 +43,7 @@ class GuessSession:
             self._settle()
             self.passes += 1
             out = self._inner.append(tokens, rows=rows)
-            self._position = self._inner.position
+            self._position = self._start = self._inner.position
             return out
         if self._rows is None:
             self.passes += 1
@@ -51,12 +53,12 @@ class GuessSession:
         return self._rows[end - 1] if rows == "last" else self._rows[offset:end]
 
     def rewind(self, position: int) -> None:
-        if self._rows is not None and self._start < position <= self._position:
+        if self._rows is not None and self._start <= position <= self._position:
             self._position = position
             return
         self._settle()
         self._inner.rewind(position)
-        self._position = position
+        self._position = self._start = position
 
     def _settle(self) -> None:
         """Drop the guess: the wrapped session stands where this one does."""

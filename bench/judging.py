@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,122 +12,108 @@ from typing import TYPE_CHECKING, Any
 from bench.fleet import Member
 from bench.metrics import judge
 from bench.records import MODES, Answer, Mode
+from bench.screen import Bars
 from router.cases import Case, same_calls
 
 if TYPE_CHECKING:
     from bench.run import Bench
 
-CUT = 4.0
+CUT, LEAST_CUT_S = 4.0, 120.0
 """A worker may take this many times its share of the time for accuracy before it is cut short."""
 
 
 def answers(bench: Bench, members: Sequence[Member], reference: Member | None, deadline: float) -> None:
-    """Every case on every worker, with the grammar and without; the reference first, its answers guide slow ones."""
+    """Every case on every worker, with the grammar and without, and its logits against the reference's.
+
+    The reference goes first: its completions guide slow workers, its rows are what the others' are compared with.
+    """
+    recorded: Path | None = None
+    guesses: dict[str, str] = {}
     order = sorted(members, key=lambda m: (m is not reference, m.run.opened["request_ms"]))
-    jobs = [(mode, member) for mode in MODES for member in order]
     with bench.screen.progress() as bars:
-        for index, (mode, member) in enumerate(jobs):
-            share = max(1.0, deadline - time.monotonic()) / (len(jobs) - index)
-            guesses = _guesses(bench.scratch / f"guesses-{mode}.json", reference, member, mode)
-            label = f"{member.run.name} {mode}"
-            bars.start(label, len(bench.suite.cases))
-            member.attempt(
-                "accuracy",
-                partial(_answer, bench, member, mode, guesses, share, partial(bars.update, label)),
-                bench.screen.failed,
-            )
-            bars.end(label)
+        for index, member in enumerate(order):
+            share = max(1.0, deadline - time.monotonic()) / (len(order) - index)
+            work = partial(_answer, bench, member, member is reference, guesses, recorded, share, bars)
+            member.attempt("accuracy", work, bench.screen.failed)
+            if member is reference and member.alive:
+                guesses = _guesses(bench, member)
+                recorded = member.attempt("parity", partial(_record, bench, member, bars), bench.screen.failed)
+            bars.end(member.run.name)
             if member.alive:
-                _tell(bench, member, mode)
+                _tell(bench, member)
 
 
 def _answer(
-    bench: Bench, member: Member, mode: Mode, guesses: Path | None, share: float, tick: Callable[[int], None]
+    bench: Bench, member: Member, first: bool, guesses: dict[str, str], recorded: Path | None, share: float, bars: Bars
 ) -> None:
-    """One mode on one worker. Answers are kept as they come, so a crash keeps those before it."""
+    """All cases on one worker. Answers are kept as they come, so a crash keeps those before it."""
     run, cases = member.run, {case.id: case for case in bench.suite.cases}
+    bars.start(run.name, len(MODES) * len(cases))
 
     def keep(event: dict[str, Any]) -> None:
+        mode: Mode = event["mode"]
         answer = Answer.from_event(event)
         run.answers[mode][answer.case] = answer
         run.verdicts[mode][answer.case] = judge(cases[answer.case], answer.calls, bench.toolset)
-        tick(len(run.answers[mode]))
+        bars.update(run.name, sum(len(run.answers[mode]) for mode in MODES))
 
     result = member.call(
         "answer",
         on_event=keep,
-        grammar=mode == "grammar",
-        guesses=None if guesses is None else str(guesses),
-        always_route=run is bench.reference and mode == "grammar",
+        guesses=guesses,
+        always_route=first,
+        reference=None if recorded is None else str(recorded),
         seconds=share,
-        cut=max(CUT * share, 60.0),
+        cut=max(CUT * share, LEAST_CUT_S),
     )
-    missing = len(cases) - len(run.answers[mode])
+    run.opened |= {key: result[key] for key in ("peak_rss_mb", "device_memory_mb")}
+    run.parity = result["parity"]
+    missing = len(cases) - len(run.answers["grammar"])
     if missing:
-        run.warnings.append(f"{mode}: {missing} cases were not reached in {result['seconds']:.0f} s")
-    if mode == "grammar":  # routing as a user does; later stages need memory of their own
-        run.opened |= {key: result[key] for key in ("peak_rss_mb", "device_memory_mb")}
+        run.warnings.append(f"accuracy: {missing} cases were not reached in {result['seconds']:.0f} s")
+    if run.parity is not None and run.parity["sequences"] < run.parity["of_sequences"] - 1:
+        run.warnings.append(
+            f"parity: {run.parity['sequences']} of {run.parity['of_sequences'] - 1} sequences in the time given"
+        )
 
 
-def _guesses(path: Path, reference: Member | None, member: Member, mode: Mode) -> Path | None:
-    """The reference's completions by case, for workers too slow to decode pass by pass."""
-    if reference is None or member is reference:
-        return None
-    known = reference.run.answers[mode] or reference.run.answers["grammar"]
-    path.write_text(json.dumps({case: answer.token_ids for case, answer in known.items()}))
+def _guesses(bench: Bench, reference: Member) -> dict[str, str]:
+    """The reference's completions by case, a file for each mode, for workers too slow to decode pass by pass."""
+    paths: dict[str, str] = {}
+    for mode in MODES:
+        path = bench.scratch / f"guesses-{mode}.json"
+        known = reference.run.answers[mode].values()
+        path.write_text(json.dumps({answer.case: answer.token_ids for answer in known}), encoding="utf-8")
+        paths[mode] = str(path)
+    return paths
+
+
+def _record(bench: Bench, reference: Member, bars: Bars) -> Path:
+    """The reference's teacher-forced rows, in a file."""
+    path = bench.scratch / "reference.npz"
+    reference.call(
+        "record",
+        on_event=lambda event: bars.describe(reference.run.name, f"logits of {event['done']} sequences"),
+        path=str(path),
+        own=str(bench.scratch / "guesses-grammar.json"),
+        window=bench.window,
+    )
     return path
 
 
-def _tell(bench: Bench, member: Member, mode: Mode) -> None:
-    verdicts = member.run.verdicts[mode].values()
-    if verdicts:
-        exact, tool = sum(v.exact for v in verdicts), sum(v.tool for v in verdicts)
-        n = len(verdicts)
-        checked = sum(answer.checked for answer in member.run.answers[mode].values())
-        how = f"  ({checked} decoded along a guess)" if checked else ""
-        bench.screen.done(member.run.name, f"{mode:<14} exact {exact / n:6.1%}  tool {tool / n:6.1%}  of {n}{how}")
-
-
-def parity(bench: Bench, members: Sequence[Member], reference: Member, deadline: float) -> None:
-    """Teacher-forced logits of every worker against the reference's."""
-    path = bench.scratch / "reference.npz"
-    own = {case: answer.token_ids for case, answer in reference.run.answers["grammar"].items()}
-    guesses = bench.scratch / "own.json"
-    guesses.write_text(json.dumps(own))
-    with bench.screen.progress() as bars:
-
-        def ask(member: Member, command: str, seconds: float, **arguments: Any) -> Any:
-            bars.start(member.run.name, None)
-            try:
-                return member.attempt(
-                    "parity",
-                    lambda: member.call(
-                        command, path=str(path), seconds=seconds,
-                        on_event=lambda event: bars.update(member.run.name, event["done"]), **arguments,
-                    ),
-                    bench.screen.failed,
-                )  # fmt: skip
-            finally:
-                bars.end(member.run.name)
-
-        share = max(1.0, deadline - time.monotonic()) / len(members)
-        if ask(reference, "record", share, own=str(guesses), window=bench.window) is None:
-            return
-        others = [member for member in members if member is not reference]
-        for index, member in enumerate(sorted(others, key=lambda m: m.run.opened["request_ms"])):
-            share = max(1.0, deadline - time.monotonic()) / (len(others) - index)
-            member.run.parity = ask(member, "compare", share)
-            found = member.run.parity
-            if found is not None:
-                bench.screen.done(
-                    member.run.name,
-                    f"max |logit difference| {found['max_abs_logit']:.2g}, mean KL {found['mean_kl'] or 0:.2g}, "
-                    f"top-1 {found['top1_agreement'] or 0:.3%} of {found['top1_rows']} rows",
-                )
-                if found["sequences"] < found["of_sequences"] - 1:
-                    member.run.warnings.append(
-                        f"parity: {found['sequences']} of {found['of_sequences']} sequences in the time given"
-                    )
+def _tell(bench: Bench, member: Member) -> None:
+    run, parts = member.run, []
+    for mode, name in zip(MODES, ("exact", "without grammar"), strict=True):
+        verdicts = run.verdicts[mode].values()
+        if verdicts:
+            parts.append(f"{name} {sum(v.exact for v in verdicts) / len(verdicts):6.1%}")
+    parts.append(f"of {len(run.verdicts['grammar'])}")
+    if run.parity is not None and run.parity["max_abs_logit"] is not None:
+        parts.append(f"  logits within {run.parity['max_abs_logit']:.2g} of the reference's")
+    checked = sum(answer.checked for answer in run.answers["grammar"].values())
+    if checked:
+        parts.append(f"  ({checked} along a guess)")
+    bench.screen.done(run.name, " ".join(parts))
 
 
 def agreement(bench: Bench, members: Sequence[Member], reference: Member) -> None:

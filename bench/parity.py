@@ -8,7 +8,6 @@ and the KL divergence with the remaining tokens as one bucket (a lower bound, ti
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,63 +116,64 @@ def record(
     return sum(s.rows for s in kept)
 
 
-def compare(
-    path: Path,
-    rows: Callable[[Forced], Logits],
-    tick: Callable[[int], None],
-    *,
-    seconds: float | None = None,
-    clock: Callable[[], float] = time.monotonic,
-) -> dict[str, Any]:
-    """Run the recorded sequences here and compare; stops after `seconds` (the counts say how far it came).
+class Comparison:
+    """The recorded rows of a reference, and how far those of another runtime are from them."""
 
-    Returns ``max_abs_logit`` over all rows, ``mean_kl`` (nats) and ``top1_agreement`` over gold and own rows, their
-    counts, the same per kind, and every row on which the best tokens differ though the reference was not near a tie.
-    """
-    begun = clock()
-    with np.load(path) as data:
-        recorded = {name: data[name] for name in data.files}
-    tally: dict[str, list[float]] = {}
-    differing: list[dict[str, Any]] = []
-    token_at = row_at = done = 0
-    for kind, case, length, count in zip(
-        recorded["kinds"], recorded["cases"], recorded["lengths"], recorded["rows"], strict=True
-    ):
-        if seconds is not None and done and clock() - begun > seconds:
-            break
-        tokens = recorded["tokens"][token_at : token_at + length]
-        sequence = Forced(str(kind), str(case), tuple(int(t) for t in tokens), int(count))
-        part = slice(row_at, row_at + int(count))
-        token_at, row_at = token_at + int(length), row_at + int(count)
-        logits = rows(sequence)
-        top_ids, top_logits = recorded["top_ids"][part], recorded["top_logits"][part]
-        difference, kl = _differences(logits, top_ids, top_logits, recorded, part)
+    def __init__(self, path: Path) -> None:
+        with np.load(path) as data:
+            self._data = {name: data[name] for name in data.files}
+        self._tally: dict[str, list[float]] = {}
+        self._differing: list[dict[str, Any]] = []
+        self._sequences: dict[str, list[tuple[Forced, slice]]] = {}
+        token_at = row_at = 0
+        data = self._data
+        for kind, case, length, count in zip(data["kinds"], data["cases"], data["lengths"], data["rows"], strict=True):
+            tokens = tuple(int(t) for t in data["tokens"][token_at : token_at + length])
+            part = slice(row_at, row_at + int(count))
+            token_at, row_at = token_at + int(length), row_at + int(count)
+            sequence = Forced(str(kind), str(case), tokens, int(count))
+            self._sequences.setdefault(str(case), []).append((sequence, part))
+
+    def case(self, case: str, rows: Callable[[Forced], Logits]) -> None:
+        """Compare the sequences of one case (`""`: the random ones)."""
+        for sequence, part in self._sequences.get(case, []):
+            self._compare(sequence, part, rows(sequence))
+
+    def summary(self) -> dict[str, Any]:
+        """``max_abs_logit`` over all rows, ``mean_kl`` (nats) and ``top1_agreement`` over gold and own rows, their
+        counts, the same per kind, and every row on which the best tokens differ though the reference was not near a
+        tie.
+        """
+        total = sum(len(sequences) for sequences in self._sequences.values())
+        return _summary(self._tally, self._differing, total)
+
+    def _compare(self, sequence: Forced, part: slice, logits: Logits) -> None:
+        top_ids, top_logits = self._data["top_ids"][part], self._data["top_logits"][part]
+        difference, kl = _differences(logits, top_ids, top_logits, self._data, part)
         best = logits.argmax(axis=1)
         gaps = top_logits[:, 0] - top_logits[:, 1] if top_logits.shape[1] > 1 else np.full(len(best), np.inf)
         clear = gaps > TIE
         agrees = best == top_ids[:, 0]
-        entry = tally.setdefault(str(kind), [0.0] * 6)
+        entry = self._tally.setdefault(sequence.kind, [0.0] * 6)
         entry[0] += 1
         entry[1] += len(best)
         entry[2] = max(entry[2], difference)
         entry[3] += float(kl.sum())
         entry[4] += int(clear.sum())
         entry[5] += int((agrees & clear).sum())
-        if kind != "random":
-            for row in np.flatnonzero(clear & ~agrees):
-                differing.append(
-                    {
-                        "case": str(case),
-                        "kind": str(kind),
-                        "row": int(row),
-                        "reference_token": int(top_ids[row, 0]),
-                        "token": int(best[row]),
-                        "reference_margin": round(float(gaps[row]), 5),
-                    }
-                )
-        done += 1
-        tick(done)
-    return _summary(tally, differing, total=len(recorded["kinds"]))
+        if sequence.kind == "random":
+            return
+        for row in np.flatnonzero(clear & ~agrees):
+            self._differing.append(
+                {
+                    "case": sequence.case,
+                    "kind": sequence.kind,
+                    "row": int(row),
+                    "reference_token": int(top_ids[row, 0]),
+                    "token": int(best[row]),
+                    "reference_margin": round(float(gaps[row]), 5),
+                }
+            )
 
 
 def _summary(tally: dict[str, list[float]], differing: list[dict[str, Any]], total: int) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class Run:
 class Settings:
     """What was asked for."""
 
-    model: str = "models/seed"
+    model: str = "seed"
     toolset: str = "kiwi"
     runtimes: tuple[str, ...] = ()
     variants: tuple[str, ...] = ()

@@ -108,7 +108,8 @@ def export(
     with ThreadPoolExecutor(max_workers=max(1, min(cores, len(by_format)))) as pool:
         jobs = [
             pool.submit(_export_format, checkpoint, members, out, settings, logs / f"export-{fmt}.log", say, finished)
-            for fmt, members in by_format.items()
+            # The registry's last formats take longest: begun first, they do not make the others wait at the end.
+            for fmt, members in reversed(by_format.items())
         ]
         for job in jobs:
             results.update(job.result())

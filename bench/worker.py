@@ -1,6 +1,6 @@
 """The process that one runtime and variant has to itself: opens the router and does what the bench asks.
 
-Commands: open, answer, record and compare (parity), margins, warm_up, floor, turn, speed. See `bench.process` for the
+Commands: open, answer, record, margins, warm_up, floor, turn, speed. See `bench.process` for the
 protocol; nothing here knows which runtime it is.
 """
 
@@ -20,7 +20,9 @@ from typing import Any
 from bench import parity
 from bench.channel import Emit, serve
 from bench.machine import device_memory_mb, peak_rss_mb
+from bench.records import MODES
 from bench.routing import Routed, open_routed
+from bench.suites import order
 from router.cases import Case, load_cases
 from runtimes import runtime
 from runtimes.artifact import open_artifact
@@ -55,7 +57,7 @@ class Worker:
         self, emit: Emit, *, folder: str, runtime: str, device: str, threads: int | None, cases: str,
         plugins: list[str],
     ) -> dict[str, Any]:  # fmt: skip
-        """Load, and answer the first case: the caller takes the cold start's time from start to answer."""
+        """Load, and answer the first case; the event then sent ends what the caller times as the cold start."""
         for plugin in plugins:
             importlib.import_module(plugin)
         self.settings = {"folder": folder, "runtime": runtime, "device": device, "threads": threads}
@@ -64,6 +66,7 @@ class Worker:
         first = next(iter(self.cases.values()))
         limit = self.routed.limit_to(self.cases.values())
         self.routed.route(first)
+        emit({"answered": True})
         begun = time.perf_counter()
         self.routed.route(first)
         model = self.routed.model
@@ -81,40 +84,53 @@ class Worker:
         }
 
     def answer(
-        self, emit: Emit, *, grammar: bool, guesses: str | None, always_route: bool, seconds: float, cut: float
-    ) -> dict[str, Any]:
-        """Answer every case once, in an order that makes any beginning a fair sample; one event per case.
+        self, emit: Emit, *, guesses: dict[str, str], always_route: bool, reference: str | None, seconds: float,
+        cut: float,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Answer every case in both modes and compare its logits with the reference's; one event per answer.
 
-        Cases are routed pass by pass while `seconds` suffice for all of them at that pace, and then decoded along a
-        guess: the reference's completion, or the gold one. `cut` seconds end it.
+        The order makes any beginning a fair sample. Cases are routed pass by pass while `seconds` suffice for all of
+        them at that pace. From there on they are decoded along a guess (the reference's completion of that mode, or
+        the gold one), which takes one pass for both modes and the comparison; `always_route` spares the grammar's
+        answers that. `cut` seconds end it all.
         """
-        from bench.suites import order
-
         router, begun = self.router, time.monotonic()
-        completions: dict[str, list[int]] = json.loads(Path(guesses).read_text()) if guesses else {}
-        cases = order(self.cases.values())
+        known = {mode: json.loads(Path(path).read_text()) for mode, path in guesses.items()}
+        comparison = parity.Comparison(Path(reference)) if reference else None
+        cases, peak, late = self._ordered(), None, list[Case]()
         checking = False
-        peak = None
         for done, case in enumerate(cases):
             spent = time.monotonic() - begun
             if spent > cut and done:
                 break
-            if not always_route and done >= TRIAL and spent / done * len(cases) > seconds:
+            if done >= TRIAL and spent / done * len(cases) > seconds:
                 checking = True
-                peak = peak or peak_rss_mb()  # before the second sequence that guesses need
-            if checking:
-                guess = completions.get(case.id) or router.gold_ids(case)
-                result = router.route_along(case, guess, grammar=grammar)
-            else:
-                result = router.route(case, grammar=grammar)
-            emit({"case": case.id, "checked": checking, **result})
+            for mode in MODES:
+                along = checking and not (always_route and mode == "grammar")
+                if along:
+                    guess = known.get(mode, {}).get(case.id) or router.gold_ids(case)
+                    result = router.route_along(case, guess, grammar=mode == "grammar")
+                else:
+                    result = router.route(case, grammar=mode == "grammar")
+                emit({"case": case.id, "mode": mode, "checked": along, **result})
+            # Along a guess the comparison costs next to nothing: the rows are there.
+            if comparison is not None and (checking or spent <= seconds):
+                late.append(case)
+            if done + 1 >= min(TRIAL, len(cases)):
+                # Before the second sequence, which guesses and comparisons need: memory as a user sees it.
+                peak = peak or peak_rss_mb()
+                while comparison is not None and late:
+                    comparison.case(late.pop().id, self._rows)
+        if comparison is not None:
+            comparison.case("", self._rows)
         return {
             "seconds": time.monotonic() - begun,
             "peak_rss_mb": peak or peak_rss_mb(),
             "device_memory_mb": device_memory_mb(router.model.device),
+            "parity": None if comparison is None else comparison.summary(),
         }
 
-    def record(self, emit: Emit, *, path: str, seconds: float, own: str, window: int) -> dict[str, Any]:
+    def record(self, emit: Emit, *, path: str, own: str, window: int) -> dict[str, Any]:
         """Write the reference's rows for the gold completions, its own outputs and random tokens."""
         router = self.router
         outputs: dict[str, list[int]] = json.loads(Path(own).read_text())
@@ -132,11 +148,16 @@ class Worker:
                 sequence = parity.completion(kind, case.id, request, tokens)
                 if sequence is not None and len(router.prefix_ids) + len(sequence.tokens) <= room:
                     sequences.append(sequence)
-        rows = parity.record(sequences, self._rows, Path(path), self._ticker(emit))
-        return {"rows": rows, "sequences": len(sequences)}
+        beat = time.monotonic()
 
-    def compare(self, emit: Emit, *, path: str, seconds: float) -> dict[str, Any]:
-        return parity.compare(Path(path), self._rows, self._ticker(emit), seconds=seconds)
+        def tick(done: int) -> None:
+            nonlocal beat
+            if time.monotonic() - beat > HEARTBEAT_S / 4:
+                beat = time.monotonic()
+                emit({"done": done})
+
+        rows = parity.record(sequences, self._rows, Path(path), tick)
+        return {"rows": rows, "sequences": len(sequences)}
 
     def margins(self, emit: Emit, *, items: list[dict[str, Any]]) -> dict[str, Any]:
         """For each item, the logit of token `a` over that of `b` behind the request and the tokens `before`."""
@@ -215,34 +236,22 @@ class Worker:
         return {"prefill_tok_s": len(prompt) / median(prefill), "decode_tok_s": 1 / median(decode)}
 
     def _ordered(self) -> list[Case]:
-        from bench.suites import order
-
         return order(self.cases.values())
 
     def _rows(self, sequence: parity.Forced) -> Logits:
         router = self.router
         return parity.rows_of(sequence, router.session, len(router.prefix_ids), router.model)
 
-    def _ticker(self, emit: Emit) -> Callable[[int], None]:
-        beat = time.monotonic()
-
-        def tick(done: int) -> None:
-            nonlocal beat
-            if time.monotonic() - beat > HEARTBEAT_S / 4:
-                beat = time.monotonic()
-                emit({"done": done})
-
-        return tick
-
 
 def versions(name: str) -> dict[str, str]:
-    """The runtime's packages and their versions, as it tells them."""
-    found = runtime(name).availability().version or ""
+    """The runtime's distributions and their versions, as it tells them ("mlx 0.32.4, mlx-lm 0.29.1", or a number)."""
+    from importlib.metadata import packages_distributions
+
     out: dict[str, str] = {}
-    for part in found.split(","):
+    for part in (runtime(name).availability().version or "").split(","):
         package, _, number = part.strip().rpartition(" ")
         if number:
-            out[package or name] = number
+            out[package or packages_distributions().get(name, [name])[0].replace("_", "-")] = number
     return out
 
 
@@ -255,7 +264,7 @@ def _seconds(work: Callable[[], Any]) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     worker = Worker()
     commands = (
-        worker.open, worker.answer, worker.record, worker.compare, worker.margins, worker.warm_up, worker.floor,
+        worker.open, worker.answer, worker.record, worker.margins, worker.warm_up, worker.floor,
         worker.turn, worker.speed,
     )  # fmt: skip
     return serve({command.__name__: command for command in commands})

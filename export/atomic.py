@@ -41,10 +41,15 @@ def staged(target: Path) -> Iterator[Path]:
         remove_stale(target.parent)
         staging = target.parent / f"{STAGING_PREFIX}{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
         try:
-            staging.mkdir()
-            yield staging
-            fsync_tree(staging)
-            put_in_place(staging, target)
+            with disk_errors(target):  # looks at the free space before the clean-up
+                staging.mkdir()
+                yield staging
+                fsync_tree(staging)
+                put_in_place(staging, target)
+        except UserError as error:
+            if str(staging) not in str(error):
+                raise
+            raise type(error)(str(error).replace(str(staging), str(target))) from error
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
@@ -112,13 +117,15 @@ _OLD_PREFIX = ".old-"
 
 
 def _explain(error: OSError, where: Path) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    # `shutil.Error` has no number, only the texts of several errors.
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or (error.errno is None and _FULL.search(str(error))):
         free = _free(where) / 1e6
         return f"{where}: disk full or file too large ({free:.1f} MB free); free some space and run again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         path = error.filename or where
         return f"{path}: cannot be written ({error.strerror}); choose another folder or change its permissions"
-    return f"{error.filename or where}: {error.strerror or error}; nothing was changed, run again once that is mended"
+    reason = " ".join(str(error.strerror or error).split())[:200]
+    return f"{error.filename or where}: {reason}; nothing was changed, run again once that is mended"
 
 
 def _free(where: Path) -> int:

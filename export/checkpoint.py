@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +75,15 @@ def locate(model: str | Path, *, adapter: str | Path | None = None, toolset: str
     elif (folder / "config.json").is_file():
         parts = Parts(folder.resolve().name, folder)
     else:
-        parts = _own_layout(folder, toolset)
+        parts = _own_layout(folder, toolset if adapter is None else "")
     if adapter is None:
         return parts
     if str(adapter) == "none":
-        return Parts(f"{parts.name}-base" if parts.adapter else parts.name, parts.base)
+        return replace(parts, name=f"{parts.name}-base" if parts.adapter else parts.name, adapter=None)
     path = Path(adapter).expanduser()
     if not (path / "adapter_config.json").is_file():
         raise UserError(f"{path}: no PEFT adapter (adapter_config.json is missing); give an adapter folder or 'none'")
-    return Parts(f"{parts.name}-{path.resolve().name}" if parts.adapter != path else parts.name, parts.base, path)
+    return Parts(f"{parts.name}-{path.resolve().name}", parts.base, path)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -199,6 +199,7 @@ def _complete(config: dict[str, Any], where: Path) -> dict[str, Any]:
 
 
 def _own_layout(folder: Path, toolset: str | None) -> Parts:
+    """The parts of a model folder of ours. `toolset` None means its only adapter, a name without adapter the base."""
     found = {p.name.removeprefix("adapter-"): p.name for p in sorted(folder.glob("adapter-*")) if p.is_dir()}
     described = read_json(folder / "model.json") if (folder / "model.json").is_file() else {}
     name, base = str(described.get("name", folder.resolve().name)), str(described.get("base", "base"))
@@ -213,8 +214,8 @@ def _own_layout(folder: Path, toolset: str | None) -> Parts:
         raise UserError(
             f"{folder}: neither config.json, adapter_config.json nor {base}/config.json is here; give a model folder"
         )
-    chosen = adapters.get(toolset) if toolset else next(iter(adapters.values())) if len(adapters) == 1 else None
-    if chosen is None and not toolset and adapters:
+    chosen = adapters.get(toolset) if toolset is not None else next(iter(adapters.values()), None)
+    if toolset is None and len(adapters) > 1:
         raise UserError(f"{folder}: has adapters for {', '.join(adapters)}; say which toolset is meant")
     if chosen is None:
         return Parts(f"{name}-base" if adapters else name, base_folder)

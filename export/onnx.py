@@ -2,15 +2,13 @@
 weights quantized (`export.onnx_quant`). One file, unless it passes the 2 GB that a protobuf can hold.
 
 ``int8`` is 8 bits throughout, the embedding included. ``int4`` is 4 bits in the layers and 8 in the matrix that
-embedding and output layer share, whose errors reach every logit: at 4 bits there as well a file loses a sixth of its
-size and a third more of its agreement.
+embedding and output layer share, whose errors reach every logit.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import io
 import logging
 import tempfile
 import warnings
@@ -123,14 +121,14 @@ def _trace(source: Checkpoint, folder: Path) -> onnx.ModelProto:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the tracer's warnings, the libraries' advice and progress bars."""
+    """Without the tracer's warnings and the libraries' advice."""
     from transformers.utils import logging as transformers_logging
 
     verbosity, disabled = transformers_logging.get_verbosity(), logging.root.manager.disable
     transformers_logging.set_verbosity_error()
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -31,7 +31,6 @@ IR_VERSION = 11
 EMBEDDING = "model.embed_tokens.weight"
 PAST, PRESENT, FIRST_ROW = "past_key_values.{}.{}", "present.{}.{}", "first_row"
 
-
 Array = npt.NDArray[Any]
 
 
@@ -243,7 +242,9 @@ def _attention(graph: Graph, index: int, config: Mapping[str, Any], kind: str) -
 def _head(graph: Graph, config: Mapping[str, Any]) -> None:
     """Logits of the rows from `first_row` on: cut before the last norm, then one product with the output matrix."""
     head = graph.node("logits", "MatMul")
-    matrix = graph.linears()["logits"]
+    matrix = graph.linears().get("logits")
+    if matrix is None:
+        raise GraphError("the logits are not a product with a stored matrix")
     norm = graph.node(head.input[0], "RMSNormalization")
     end = graph.constant("row.end", np.array([np.iinfo(np.int64).max], np.int64))
     axis = graph.constant("axis.1", np.array([1], np.int64))

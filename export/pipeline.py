@@ -151,7 +151,7 @@ def _manifest(
         "dtype": spec.dtype,
         "weights": written.weights,
         "wire": wire_name(source.folder / TOKENIZER),
-        "context_length": source.context_length,
+        "context_length": int(written.details.get("context_length", source.context_length)),
         "vocab_size": source.vocab_size,
         "source": {
             "name": source.name,

@@ -53,7 +53,7 @@ class Header:
     tolerance: float
     """Largest |logit - reference| accepted at a decided position."""
     format_tolerance: float
-    """What the format promises; `tolerance` is larger where this export needed it."""
+    """What the format promises. `tolerance` is what this export met: smaller where it could be, larger where needed."""
     reason: str = ""
     """Why it is not met."""
     measured: dict[str, Any] | None = None

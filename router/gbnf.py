@@ -10,22 +10,21 @@ What llama.cpp does with it (``src/llama-grammar.cpp`` and ``src/llama-vocab.cpp
   completion's stop is not part of the grammar, and no call is the empty string. ``<end_of_turn>``, ``<turn|>`` and
   ``<|tool_response>`` end generation by their names, ``<start_function_response>`` only where the GGUF says so; so it
   may also follow the calls as text.
-- ``<token>`` names a token by its text and matches nothing else; older builds do not know it. With ``tokens=True``
-  control tokens are written so: exact, but not portable. As text they may be spelled by other tokens too, which a model
-  that was trained on the tokens does not do.
+- ``<token>`` names a token and is not used: older builds do not know it, and in this one a token whose text began as
+  that of a string is let through and then fails. So a control token may be spelled by other tokens too, which a model
+  that was trained on the token does not do.
 - A repeat above 2,000 is refused or silently unlimited, and there is no intersection.
 
 The language is that of `router.grammar`, except for what this notation cannot say: strings that are bound to spans of
-the request may be any string; a string of limited length has no ``<`` in it and no upper limit above 1,000 characters;
-of a pattern and a length that take more than 2,000 states together, only the pattern counts.
+the request may be any string; strings limited to more than some ten characters have no ``<`` in them, and no upper
+limit above 1,000; of a pattern and a length that take more than 2,000 states together, only the pattern counts.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from router.language import Language
-from router.productions import (
+from router.expressions import (
     NONE,
     Choice,
     Control,
@@ -37,9 +36,9 @@ from router.productions import (
     Text,
     Times,
     Word,
-    free_text,
-    productions,
 )
+from router.language import Language
+from router.productions import free_text, productions
 from router.regular import ANY, Alt, Cat, Chars, Node, Repeat, but, nonempty, repeat
 from router.toolset import Toolset
 from router.wire_format import FUNCTIONGEMMA, WireFormat
@@ -52,15 +51,14 @@ _STATES: Final = 600
 _MORE_STATES: Final = 2000
 
 
-def gbnf(toolset: Toolset, wire: WireFormat = FUNCTIONGEMMA, *, tokens: bool = False) -> str:
+def gbnf(toolset: Toolset, wire: WireFormat = FUNCTIONGEMMA) -> str:
     """The grammar as text, its rule ``root`` first. Raises `UserError` for what cannot be decoded."""
-    return _Printer(wire, tokens).print(toolset)
+    return _Printer(wire).print(toolset)
 
 
 class _Printer:
-    def __init__(self, wire: WireFormat, tokens: bool) -> None:
+    def __init__(self, wire: WireFormat) -> None:
         self.wire = wire
-        self.tokens = tokens
         self.words: dict[Language, str] = {}
         self.lines: list[str] = []
 
@@ -80,9 +78,9 @@ class _Printer:
             case Text(text):
                 return _quote(text)
             case Control(spelling):
-                return self.control(spelling)
+                return _quote(spelling)
             case Stop(spelling):
-                return '""' if spelling == self.wire.end_turn else f"({self.control(spelling)})?"
+                return '""' if spelling == self.wire.end_turn else f"({_quote(spelling)})?"
             case Word(language) | Copy(_, language):
                 return self.word(language)
             case Ref(name):
@@ -96,9 +94,6 @@ class _Printer:
             case Times(part, low, high):
                 inner = self.expression(part)
                 return (inner if isinstance(part, Seq | Choice | Ref) else f"({inner})") + _times(low, high)
-
-    def control(self, spelling: str) -> str:
-        return spelling if self.tokens else _quote(spelling)
 
     def word(self, language: Language) -> str:
         """The name of the rule for a language; several strings may share it."""

@@ -18,22 +18,21 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from router.language import Language
-from router.productions import (
+from router.expressions import (
     NONE,
     Choice,
     Control,
     Copy,
     Expression,
-    Productions,
     Ref,
     Seq,
     Stop,
     Text,
     Times,
     Word,
-    productions,
 )
+from router.language import Language
+from router.productions import Productions, productions
 from router.spans import Request, SpanKind, SpanWalk
 from router.tokenizer import RouterTokenizer
 from router.toolset import Toolset
@@ -124,8 +123,9 @@ class Matcher:
     def allows(self, token: int) -> bool:
         """Whether `token` may come next."""
         if self._span is not None:
-            return token in self._span.options()
-        return bool(self._base.validate_tokens([token]) == 1)
+            return self._span.allows(token)
+        # An id past the vocabulary (models have more rows than tokens) would put the walk into its error state.
+        return bool(token < self.grammar.tokenizer.vocab_size and self._base.validate_tokens([token]) == 1)
 
     def allowed(self, width: int) -> Ids:
         """The ids below `width` that may come next, ascending."""

@@ -108,18 +108,15 @@ def _whole(low: int, high: int | None) -> Node:
 
 def _same_length(low: str, high: str) -> Node:
     """Digit strings as long as `low` and `high` and between them."""
-    if not low:
-        return EMPTY
-    if low[0] == high[0]:
-        return cat(literal(low[0]), _same_length(low[1:], high[1:]))
-    rest = len(low) - 1
-    parts = [
-        cat(literal(low[0]), _same_length(low[1:], "9" * rest)),
-        cat(literal(high[0]), _same_length("0" * rest, high[1:])),
-    ]
-    if int(high[0]) - int(low[0]) > 1:
-        parts.append(cat(span(chr(ord(low[0]) + 1), chr(ord(high[0]) - 1)), repeat(DIGIT, rest, rest)))
-    return alt(*parts)
+    length = len(low)
+    if low == "0" * length and high == "9" * length:
+        return repeat(DIGIT, length, length)
+    rests: dict[Node, list[Node]] = {}
+    for digit in range(int(low[0]), int(high[0]) + 1):
+        on_low = low[1:] if digit == int(low[0]) else "0" * (length - 1)
+        on_high = high[1:] if digit == int(high[0]) else "9" * (length - 1)
+        rests.setdefault(_same_length(on_low, on_high), []).append(literal(str(digit)))
+    return alt(*(cat(alt(*digits), rest) for rest, digits in rests.items()))
 
 
 # Decimals from 0 on.
@@ -179,12 +176,12 @@ def _digits(low: str, high: str | None, *, first: bool = False) -> Node:
     if not low and high == "":
         return repeat(literal("0"), 1 if first else 0, MAX_DIGITS)
     start, end = low[:1] or "0", (high[:1] or "0") if high is not None else "9"
-    first_digits: dict[Node, list[Node]] = {}
+    rests: dict[Node, list[Node]] = {}
     for digit in range(int(start), int(end) + 1):
         on_low = low[1:] if digit == int(start) and low else ""
         on_high = high[1:] if high is not None and digit == int(end) else None
-        first_digits.setdefault(_digits(on_low, on_high), []).append(literal(str(digit)))
-    parts = [cat(alt(*digits), rest) for rest, digits in first_digits.items()]
+        rests.setdefault(_digits(on_low, on_high), []).append(literal(str(digit)))
+    parts = [cat(alt(*digits), rest) for rest, digits in rests.items()]
     if not low and not first:
         parts.append(EMPTY)
     return alt(*parts)

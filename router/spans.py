@@ -7,6 +7,7 @@ nothing is compiled per request.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from router.wire_format import WireFormat
 
 PIECE: Final = 32
 """Characters of the longest token that is looked for."""
+_BYTE: Final = re.compile("<0x[0-9A-F]{2}>")
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,15 @@ class SpanWalk:
         self._done = b""
         self._ids: list[int] = []
         self._alive = request.starts(kind)
+        self._found: dict[int, bytes] | None = None
 
     def options(self) -> dict[int, bytes]:
         """The tokens that may come next, and what each adds."""
+        if self._found is None:
+            self._found = self._options()
+        return self._found
+
+    def _options(self) -> dict[int, bytes]:
         found: dict[int, bytes] = {}
         size = len(self._done)
         for start in self._alive:
@@ -137,19 +145,38 @@ class SpanWalk:
         options = list(self.options())
         return options if len(options) == 1 else []
 
+    def allows(self, token: int) -> bool:
+        """Whether `token` may come next: as `options`, without looking every other token up."""
+        return self._adds(token) is not None
+
     def accept(self, token: int) -> bool:
         """Take `token`; False where it may not come next."""
-        options = self.options()
-        if token not in options:
+        added = self._adds(token)
+        if added is None:
             return False
         if token == self._escape:
             self.finished = True
             return True
         self._ids.append(token)
-        self._done += options[token]
+        self._done += added
+        self._found = None
         data, size = self._request.data, len(self._done)
         self._alive = [s for s in self._alive if s.at + size <= s.last and data.startswith(self._done, s.at)]
         return True
+
+    def _adds(self, token: int) -> bytes | None:
+        """What `token` adds, or None where it may not come next."""
+        if token == self._escape:
+            return b"" if any(self._may_end(s) for s in self._alive) else None
+        spelling = None if token in self._tokenizer.special_ids else self._tokenizer.raw.id_to_token(token)
+        if spelling is None or len(spelling) > PIECE:
+            return None
+        if _BYTE.fullmatch(spelling):
+            return self.options().get(token)
+        piece = str(spelling).replace("\u2581", " ").encode()
+        data, size = self._request.data, len(self._done)
+        fits = (s.at + size + len(piece) <= s.last and data.startswith(piece, s.at + size) for s in self._alive)
+        return piece if any(fits) else None
 
     def _may_end(self, start: Start) -> bool:
         at = start.at + len(self._done)

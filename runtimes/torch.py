@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FORMAT = "safetensors"
 
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
-_FIX = 'pip install "edgecall[train]"'
+_FIX = 'pip install "edgecall[torch]"'
 _FIX_CUDA = "needs an NVIDIA driver and torch's CUDA build, on Linux the default: pip install --force-reinstall torch"
 _FIX_METAL = "run on a Mac with Apple silicon and macOS 14 or newer; the macOS wheel of torch has MPS built in"
 

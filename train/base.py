@@ -132,5 +132,7 @@ def train_base(
         trainable=lambda m: {k: v for k, v in m.state_dict().items() if k != "lm_head.weight"},
         report=report,
     )
+    model.generation_config.do_sample = False
+    model.generation_config.eos_token_id = list(tokenizer.stop_ids)
     model.to(torch.bfloat16).save_pretrained(target)
     return result

@@ -62,8 +62,29 @@ def test_a_right_guess_takes_one_pass() -> None:
     assert greedy(session, [4, 5], 6) == wanted
     assert session.passes == 1
     session.rewind(3)
-    assert inner.position == session.position == 3
-    assert inner.tokens == [1, 2, 3]
+    assert session.position == 3
+    np.testing.assert_array_equal(session.append([9]), plain_row([1, 2, 3, 9]))
+    assert inner.tokens == [1, 2, 3, 9], "nothing of the guess is left behind"
+
+
+def plain_row(tokens: list[int]) -> Logits:
+    return HashSession().append(tokens)
+
+
+def test_the_same_guess_again_takes_no_pass() -> None:
+    session = GuessSession(HashSession())
+    session.guess([4, 5, 6, 7])
+    first = session.append([4, 5]).copy()
+    session.rewind(0)
+    session.guess([4, 5, 6, 7])
+    np.testing.assert_array_equal(session.append([4, 5]), first)
+    session.rewind(0)
+    assert session.append([4, 5, 6], rows="all").shape == (3, VOCAB)
+    assert session.passes == 1
+    session.rewind(0)
+    session.guess([4, 5, 6, 8])
+    np.testing.assert_array_equal(session.append([4, 5, 6, 8]), plain_row([4, 5, 6, 8]))
+    assert session.passes == 2
 
 
 @pytest.mark.parametrize("wrong_at", [0, 1, 3, 5])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bench import parity
-from bench.parity import Forced, compare, completion, random_tokens, record, rows_of
+from bench.parity import Comparison, Forced, completion, random_tokens, record, rows_of
 from runtimes.base import Logits, Rows
 
 VOCAB = 400
@@ -66,6 +66,13 @@ def runner(model: TableModel) -> object:
     return lambda sequence: rows_of(sequence, session, len(PREFIX), model)
 
 
+def compare(path: Path, rows: object) -> dict[str, object]:
+    comparison = Comparison(path)
+    for case in ("", "c1", "c2", "a case that the reference does not know"):
+        comparison.case(case, rows)
+    return comparison.summary()
+
+
 def recorded(tmp_path: Path) -> Path:
     path = tmp_path / "reference.npz"
     ticks: list[int] = []
@@ -97,7 +104,7 @@ def test_random_tokens_reach_past_the_window_and_are_fixed() -> None:
 
 
 def test_the_same_model_agrees_with_itself(tmp_path: Path) -> None:
-    found = compare(recorded(tmp_path), runner(TableModel()), lambda done: None)
+    found = compare(recorded(tmp_path), runner(TableModel()))
     assert found["max_abs_logit"] == 0
     assert found["mean_kl"] == pytest.approx(0, abs=1e-9)
     assert found["top1_agreement"] == 1
@@ -111,7 +118,7 @@ def test_kl_by_hand(tmp_path: Path) -> None:
     model = TableModel()
     base = np.random.default_rng([5, 11]).standard_normal(VOCAB) * 3
     target, delta = int(base.argmax()), 0.5
-    found = compare(recorded(tmp_path), runner(TableModel(changes={(5, 11, target): delta})), lambda done: None)
+    found = compare(recorded(tmp_path), runner(TableModel(changes={(5, 11, target): delta})))
     p = np.exp(base - np.log(np.exp(base).sum()))[target]
     kl = np.log1p(p * np.expm1(delta)) - p * delta
     assert found["mean_kl"] == pytest.approx(kl / 5, rel=1e-3)
@@ -124,7 +131,7 @@ def test_a_changed_best_token_is_listed_with_its_margin(tmp_path: Path) -> None:
     base = (np.random.default_rng([5, 11]).standard_normal(VOCAB) * 3).astype(np.float32)
     first, second = (int(i) for i in np.argsort(-base)[:2])
     gap = float(base[first] - base[second])
-    found = compare(recorded(tmp_path), runner(TableModel(changes={(5, 11, second): gap + 1})), lambda done: None)
+    found = compare(recorded(tmp_path), runner(TableModel(changes={(5, 11, second): gap + 1})))
     clear = found["top1_rows"]
     assert found["top1_agreement"] == pytest.approx((clear - 1) / clear)
     (difference,) = found["top1_differences"]
@@ -140,7 +147,7 @@ def test_near_ties_do_not_count_for_the_agreement(tmp_path: Path) -> None:
     tie = {(5, 11, second): gap - parity.TIE / 2}
     path = tmp_path / "reference.npz"
     record(SEQUENCES, runner(TableModel(changes=tie)), path, lambda done: None)
-    found = compare(path, runner(TableModel(changes={(5, 11, second): gap + 1})), lambda done: None)
+    found = compare(path, runner(TableModel(changes={(5, 11, second): gap + 1})))
     assert found["top1_rows"] == 4
     assert found["top1_agreement"] == 1 and found["top1_differences"] == []
     assert found["max_abs_logit"] > 0.9, "the difference counts all the same"
@@ -151,7 +158,7 @@ def test_random_rows_count_for_the_differences_only(tmp_path: Path) -> None:
     position = 150
     token = SEQUENCES[2].tokens[position]
     best = int((np.random.default_rng([position, token]).standard_normal(VOCAB) * 3).argmax())
-    found = compare(recorded(tmp_path), runner(TableModel(changes={(position, token, best): -9.0})), lambda done: None)
+    found = compare(recorded(tmp_path), runner(TableModel(changes={(position, token, best): -9.0})))
     assert found["max_abs_logit"] == pytest.approx(9, rel=1e-5)
     assert found["by_kind"]["gold"]["max_abs_logit"] == 0
     assert "top1_agreement" not in found["by_kind"]["random"]
@@ -159,12 +166,13 @@ def test_random_rows_count_for_the_differences_only(tmp_path: Path) -> None:
     assert found["mean_kl"] == pytest.approx(0, abs=1e-9)
 
 
-def test_time_is_kept(tmp_path: Path) -> None:
-    clock = iter([0.0, 100.0, 200.0, 300.0])
-    found = compare(
-        recorded(tmp_path), runner(TableModel(0.1)), lambda done: None, seconds=1.0, clock=lambda: next(clock)
-    )
+def test_only_what_was_compared_counts(tmp_path: Path) -> None:
+    comparison = Comparison(recorded(tmp_path))
+    comparison.case("c2", runner(TableModel(0.1)))
+    found = comparison.summary()
     assert found["sequences"] == 1 and found["of_sequences"] == 3
+    assert list(found["by_kind"]) == ["own"] and found["rows"] == 2
+    assert Comparison(recorded(tmp_path)).summary()["max_abs_logit"] is None
 
 
 def test_logits_that_are_not_finite_are_an_error() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -110,6 +111,8 @@ def test_leftovers_of_the_dead_are_removed(tmp_path: Path) -> None:
         (PermissionError(errno.EACCES, "Permission denied", "/x/y"), "/x/y"),
         (OSError(errno.EROFS, "Read-only file system"), "cannot be written"),
         (OSError(errno.EIO, "Input/output error", "/x/y"), "Input/output error"),
+        (shutil.Error([("/a", "/b", "[Errno 28] No space left on device: '/b'")]), "disk full"),
+        (OSError("two\nlines"), "two lines"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "disk full"),
     ],
 )
@@ -117,6 +120,12 @@ def test_failures_of_the_system_are_one_line(tmp_path: Path, error: Exception, w
     with pytest.raises(UserError, match=word) as raised, disk_errors(tmp_path):
         raise error
     assert "\n" not in str(raised.value)
+
+
+def test_an_error_names_the_target_not_the_temporary_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as raised, staged(tmp_path / "target") as folder:
+        raise UserError(f"{folder / 'weights'}: broken")
+    assert str(raised.value) == f"{tmp_path / 'target' / 'weights'}: broken"
 
 
 def test_bugs_stay_bugs(tmp_path: Path) -> None:

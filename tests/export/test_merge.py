@@ -122,6 +122,8 @@ def test_which_adapter(ours: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="home, kiwi"):
         merge_checkpoint(ours, work)
     assert merge_checkpoint(ours, work, toolset="kiwi") == kiwi
+    assert merge_checkpoint(ours, work, adapter="none") == base
+    assert merge_checkpoint(ours, work, adapter=ours / "adapter-kiwi").sha256 == kiwi.sha256
     assert merge_checkpoint(ours / "base", work, adapter=ours / "adapter-kiwi").sha256 == kiwi.sha256
     assert merge_checkpoint(ours / "adapter-kiwi", work).sha256 == kiwi.sha256, "the base is found beside it"
 

@@ -169,11 +169,13 @@ def test_an_export_that_computes_something_else_is_refused(
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_rounded_export_may_need_a_larger_tolerance(
+def test_a_rounded_export_sets_its_own_tolerance(
     export: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = read_proof(export("bf16"))[0].measured
+    header, _ = read_proof(export("bf16"))
+    measured = header.measured
     assert measured is not None
+    assert header.tolerance == pytest.approx(min(4 * measured["max_abs"], header.format_tolerance), rel=0.01)
     tight = Quant(16, "bf16", measured["max_abs"] / 2)
     monkeypatch.setitem(__import__("export.safetensors").safetensors.QUANTS, "bf16", tight)
     shutil.rmtree(export("bf16").folder)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from router.decode import DecodeError, Decoded, decode, decode_free
+from router.decode import Decoded, DecodeError, decode, decode_free
 from router.grammar import Grammar
 from router.tokenizer import RouterTokenizer
 from router.toolset import Call, Toolset
@@ -181,7 +181,7 @@ def test_the_best_allowed_token_wins(tokenizer: RouterTokenizer, kiwi: Toolset) 
     """Asking for the best token of all first agrees with the mask; ids past the tokenizer's entries are never taken."""
     width = tokenizer.vocab_size + 40
     for seed in range(6):
-        rule = random_rule(width, seed=seed)
+        rule = random_rule(width, seed=seed, bias=dict.fromkeys(range(tokenizer.vocab_size, width), 2.0))
         found, session = run(rule, kiwi, tokenizer, "find it", limit=30, extra_vocabulary=40)
         recorded, _ = run(rule, kiwi, tokenizer, "find it", limit=30, extra_vocabulary=40, record=True)
         assert recorded.token_ids == found.token_ids

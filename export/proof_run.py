@@ -1,0 +1,191 @@
+"""Running a model for a proof: what it decodes with the grammar, and its logits behind the reference's tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from export.base import Checkpoint
+from export.proof_file import Decision, Row
+from router.cases import same_calls
+from router.decode import decode
+from router.grammar import Grammar
+from router.tokenizer import RouterTokenizer
+from router.toolset import Call, Toolset
+from router.wire import WIRES, WireError
+from runtimes import open_model
+from runtimes.artifact import Artifact
+from runtimes.base import Logits, Model
+from runtimes.errors import UserError
+
+TOP_K = 8
+LONGEST = 256
+"""Tokens of a completion in a proof; a model that has not ended by then made no calls."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a model made of a proof's rows."""
+
+    decoded: list[_Decoded]
+    max_abs: float
+    """Largest |logit - reference| among the recorded ones; NaN where a logit is."""
+    worst: str
+    """Where that was."""
+    positions: int
+    top1: float
+    """Share of decided positions whose best token is the reference's."""
+    same: int
+    """Requests with the reference's calls."""
+    device: str
+    dtype: str
+    threads: int
+    runtime: str
+
+
+def reference_rows(
+    source: Checkpoint, wire: str, toolset: Toolset, requests: Sequence[str], *, threads: int | None = None
+) -> list[Row]:
+    """What PyTorch in fp32 decodes for `requests`, with its best logits wherever the grammar left a choice.
+
+    Kept for the life of the process: all formats of one checkpoint are held against the same rows.
+    """
+    key = (source.sha256, wire, toolset.sha256, tuple(requests))
+    if key not in _REFERENCES:
+        manifest = {
+            "format": "safetensors",
+            "quant": "fp32",
+            "weights": ".",
+            "wire": wire,
+            "vocab_size": source.vocab_size,
+            "context_length": source.context_length,
+        }
+        artifact = Artifact(source.folder, manifest)
+        model = open_model(artifact, device="cpu", threads=threads)
+        try:
+            _REFERENCES[key] = list(_reference(model, artifact, toolset, requests))
+        finally:
+            model.close()
+    return _REFERENCES[key]
+
+
+def measure(
+    artifact: Artifact, rows: Sequence[Row], toolset: Toolset, runtime_name: str, device: str, threads: int | None
+) -> Measured:
+    """Run an artifact over the proof's rows: its calls, and its logits against the reference's."""
+    model = open_model(artifact, runtime_name=runtime_name, device=device, threads=threads)
+    try:
+        decoder = _Decoder(model, artifact, toolset)
+        decoded = [decoder.decode(row.request) for row in rows]
+        max_abs, worst, hits, positions = 0.0, "", 0, 0
+        for row in rows:
+            if not row.decided:
+                continue
+            logits = decoder.logits(row.prompt, row.completion)
+            for decision in row.decided:
+                got = logits[decision.at]
+                error = float(np.abs(got[list(decision.ids)] - np.array(decision.logits, np.float32)).max())
+                if error > max_abs or error != error:  # NaN counts, and stays
+                    max_abs, worst = error, f"{row.request!r}, token {decision.at}"
+                positions += 1
+                hits += int(got.argmax()) == decision.ids[0]
+        same = sum(same_calls(d.calls, r.reference_calls, toolset) for d, r in zip(decoded, rows, strict=True))
+        return Measured(
+            decoded, max_abs, worst, positions, hits / max(1, positions), same,
+            model.device, model.dtype, model.threads, runtime_name,
+        )  # fmt: skip
+    finally:
+        model.close()
+
+
+_REFERENCES: dict[tuple[Any, ...], list[Row]] = {}
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+    decisions: tuple[tuple[int, float], ...]
+    """Index in the completion, and by how much the chosen token beat the next best allowed one."""
+    calls: tuple[Call, ...]
+    error: str | None
+
+    @property
+    def margin(self) -> float:
+        return min((margin for _, margin in self.decisions), default=float("inf"))
+
+
+class _Decoder:
+    """A model that decodes requests of one toolset, its prefix in the cache."""
+
+    def __init__(self, model: Model, artifact: Artifact, toolset: Toolset) -> None:
+        self.tokenizer = RouterTokenizer.load(artifact.tokenizer, WIRES[artifact.wire])
+        self.prefix = self.tokenizer.prefix_ids(toolset)
+        self.grammar = Grammar.compile(toolset, self.tokenizer)
+        self.session = model.session()
+        self.context_length = model.context_length
+        if len(self.prefix) >= model.context_length:
+            raise UserError(
+                f"toolset {toolset.name!r}: its declarations take {len(self.prefix)} tokens, the model's context is "
+                f"{model.context_length}; use fewer tools or shorter descriptions"
+            )
+
+    def decode(self, request: str) -> _Decoded:
+        """What the router makes of `request`, its prefix being in the cache."""
+        ids = self.tokenizer.request_ids(request)
+        room = self.context_length - len(self.prefix) - len(ids)
+        if room < 1:
+            raise UserError(f"the request {request[:60]!r} does not fit the context of {self.context_length} tokens")
+        self.keep_prefix()
+        matcher = self.grammar.matcher(request)
+        found = decode(self.session, ids, matcher, max_new_tokens=min(room, LONGEST), record=True)
+        prompt = (*self.prefix, *ids)
+        decisions = tuple((d.position - len(prompt), d.margin) for d in found.decisions or ())
+        error = found.error
+        calls: list[Call] = []
+        if error is None:
+            try:
+                calls = self.tokenizer.parse(found.token_ids)
+            except WireError as problem:
+                error = str(problem)
+        return _Decoded(prompt, tuple(found.token_ids), decisions, tuple(calls), error)
+
+    def keep_prefix(self) -> None:
+        if self.session.position < len(self.prefix):
+            self.session.rewind(0)
+            self.session.append(self.prefix)
+        self.session.rewind(len(self.prefix))
+
+    def logits(self, prompt: Sequence[int], completion: Sequence[int]) -> Logits:
+        """Teacher-forced: row i is what decides token i of `completion`. Shape (len(completion), vocab)."""
+        known = len(self.prefix)
+        if list(prompt[:known]) == self.prefix and len(prompt) > known + 1:
+            self.keep_prefix()
+        else:
+            known = 0
+            self.session.rewind(0)
+        self.session.append(prompt[known:-1])
+        rows = self.session.append([prompt[-1], *completion[:-1]], rows="all")
+        return rows[: len(completion)]
+
+
+def _reference(model: Model, artifact: Artifact, toolset: Toolset, requests: Sequence[str]) -> Iterator[Row]:
+    decoder = _Decoder(model, artifact, toolset)
+    for request in requests:
+        found = decoder.decode(request)
+        rows = decoder.logits(found.prompt, found.completion)
+        decided = tuple(_best(rows[at], at, margin) for at, margin in found.decisions)
+        yield Row(request, found.prompt, found.completion, decided, found.calls, found.error)
+
+
+def _best(row: Logits, at: int, margin: float) -> Decision:
+    ids = np.argsort(-row, kind="stable")[:TOP_K]
+    return Decision(at, tuple(int(i) for i in ids), tuple(short(row[i]) for i in ids), short(margin))
+
+
+def short(value: float) -> float:
+    """Seven digits: what fp32 holds. JSON has no infinity."""
+    return float(f"{min(value, 1e9):.7g}")
