@@ -126,6 +126,7 @@ class _Decoder:
         self.prefix = self.tokenizer.prefix_ids(toolset)
         self.grammar = Grammar.compile(toolset, self.tokenizer)
         self.session = model.session()
+        self.prefix_is_cached = False
         self.context_length = model.context_length
         if len(self.prefix) >= model.context_length:
             raise UserError(
@@ -154,10 +155,12 @@ class _Decoder:
         return _Decoded(prompt, tuple(found.token_ids), decisions, tuple(calls), error)
 
     def keep_prefix(self) -> None:
-        if self.session.position < len(self.prefix):
+        if self.prefix_is_cached:
+            self.session.rewind(len(self.prefix))
+        else:
             self.session.rewind(0)
             self.session.append(self.prefix)
-        self.session.rewind(len(self.prefix))
+            self.prefix_is_cached = True
 
     def logits(self, prompt: Sequence[int], completion: Sequence[int]) -> Logits:
         """Teacher-forced: row i is what decides token i of `completion`. Shape (len(completion), vocab)."""
@@ -165,7 +168,7 @@ class _Decoder:
         if list(prompt[:known]) == self.prefix and len(prompt) > known + 1:
             self.keep_prefix()
         else:
-            known = 0
+            known, self.prefix_is_cached = 0, False
             self.session.rewind(0)
         self.session.append(prompt[known:-1])
         rows = self.session.append([prompt[-1], *completion[:-1]], rows="all")

@@ -14,7 +14,7 @@ from router.decode import MAX_NEW_TOKENS, Decision, Decoded, DecodeError, decode
 from router.grammar import Grammar
 from router.tokenizer import RouterTokenizer
 from router.toolset import Call, Toolset
-from router.validate import value_errors
+from router.validate import schema_errors, value_errors
 from router.wire_format import wire_format
 from runtimes.artifact import Artifact, open_artifact
 from runtimes.base import Model, Session
@@ -161,7 +161,7 @@ class Router:
         with self._lock:
             self._open()
             decoded, matching = self._decode(user, request, grammar, max_new_tokens, record)
-        calls, text, error = self._read(decoded)
+        calls, text, error = self._read(decoded, grammar)
         if error is None:
             calls = [self._fill(call, bound) for call in calls]
         ended = perf_counter()
@@ -232,14 +232,19 @@ class Router:
             if session.position > len(self.prefix_ids):
                 session.rewind(len(self.prefix_ids))
 
-    def _read(self, decoded: Decoded) -> tuple[list[Call], str, str | None]:
+    def _read(self, decoded: Decoded, grammar: bool) -> tuple[list[Call], str, str | None]:
         text = self.tokenizer.decode([i for i in decoded.token_ids if i < self.tokenizer.vocab_size])
         if decoded.error is not None:
             return [], text, decoded.error
         try:
-            return self.tokenizer.parse(decoded.token_ids), text, None
+            calls = self.tokenizer.parse(decoded.token_ids)
         except UserError as error:
             return [], text, f"the completion cannot be read: {error}"
+        if grammar and self.grammar.loose:
+            wrong = [problem for call in calls for problem in schema_errors(call, self.toolset)]
+            if wrong:
+                return [], text, f"the call does not hold to its schema: {wrong[0]}"
+        return calls, text, None
 
     def _fits(self, request: list[int]) -> None:
         prefix, room = len(self.prefix_ids), self.model.context_length

@@ -60,6 +60,8 @@ class Grammar:
     """The grammar as text."""
     copies: tuple[SpanKind, ...]
     """The kinds of span that strings may be held to."""
+    loose: bool
+    """Whether strings may come out longer or shorter than their schema says (see `router.productions`)."""
     _compiled: dict[frozenset[int], LLMatcher] = field(repr=False)
 
     @classmethod
@@ -67,7 +69,7 @@ class Grammar:
         """Compile what `toolset` allows. Raises `UserError` naming the tool and parameter that cannot be decoded."""
         rules = productions(toolset, tokenizer.wire)
         lark = lark_text(rules, tokenizer)
-        return cls(toolset, tokenizer, lark, rules.copies, {frozenset(): _compile(lark, tokenizer)})
+        return cls(toolset, tokenizer, lark, rules.copies, rules.loose, {frozenset(): _compile(lark, tokenizer)})
 
     def matcher(self, user: str) -> Matcher:
         """A walk through the grammar for one request."""
@@ -166,7 +168,8 @@ def lark_text(rules: Productions, tokenizer: RouterTokenizer) -> str:
     """The productions in llguidance's Lark dialect; control tokens by their ids, languages as terminals."""
     terminals: dict[Language, str] = {}
     lines = [f"{name}: {_lark(body, tokenizer, terminals)}" for name, body in rules.rules.items()]
-    lines += [f"{name}: {language.lark()}" for language, name in terminals.items()]
+    for language, name in terminals.items():
+        lines += language.lark(name)
     return "\n".join(lines) + "\n"
 
 

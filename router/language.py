@@ -8,10 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
 
 from router.regular import NOTHING, Alt, Cat, Chars, Node, Ranges, Repeat, derive, firsts, nonempty, normal, nullable
+from runtimes.errors import UserError
 
 State = tuple[Node, ...]
+MAX_STATES: Final = 8_000
+"""States of an automaton that is written out as terminals."""
+
+
+class LanguageError(UserError):
+    """A language that llguidance cannot be given."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +29,8 @@ class Automaton:
 
     accepting: tuple[bool, ...]
     edges: tuple[tuple[tuple[Ranges, int], ...], ...]
+    cut: bool
+    """Whether dead ends were cut off: strings that every part lets begin, and that cannot end."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +38,8 @@ class Language:
     """The strings that belong to every one of `parts`."""
 
     parts: tuple[Node, ...]
+    open: bool = False
+    """Known to have no dead ends: whatever every part lets begin can be ended."""
 
     @property
     def empty(self) -> bool:
@@ -64,6 +77,7 @@ class Language:
                 return True
         return False
 
+    @lru_cache(maxsize=64)  # noqa: B019 - languages are small and few
     def automaton(self, limit: int) -> Automaton | None:
         """The automaton, or None where it would take more than `limit` states. Its edges are empty for no string."""
         numbers: dict[State, int] = {self.parts: 0}
@@ -80,10 +94,20 @@ class Language:
         accepting = [accepts(state) for state in numbers]
         return _trim(accepting, edges)
 
-    def lark(self) -> str:
-        """The body of an llguidance terminal, which holds everything but the empty string (`empty` tells of that)."""
+    def lark(self, name: str) -> list[str]:
+        """The llguidance terminal `name` and those that it needs; it holds all but the empty string.
+
+        An intersection is left to llguidance only where it has no dead ends: it does not see them, and fails within
+        one. Otherwise the automaton is written out. Raises `LanguageError` where that cannot be done.
+        """
         first, *others = sorted(self.parts, key=_size)
-        return " & ".join(f"/{regex(p)}/" for p in (nonempty(first), *others))
+        together = [f"{name}: " + " & ".join(f"/{regex(p)}/" for p in (nonempty(first), *others))]
+        if self.open or not others:
+            return together
+        automaton = self.automaton(MAX_STATES)
+        if automaton is None:
+            raise LanguageError("its pattern is too large; make it simpler")
+        return _terminals(automaton, name) if automaton.cut else together
 
 
 def accepts(state: State) -> bool:
@@ -122,7 +146,36 @@ def _trim(accepting: list[bool], edges: list[list[tuple[Ranges, int]]]) -> Autom
                 alive.add(source)
                 todo.append(source)
     kept = tuple(tuple(edge for edge in out if edge[1] in alive) if s in alive else () for s, out in enumerate(edges))
-    return Automaton(tuple(accepting), kept)
+    return Automaton(tuple(accepting), kept, any(len(k) < len(e) for k, e in zip(kept, edges, strict=True)))
+
+
+def _terminals(automaton: Automaton, name: str) -> list[str]:
+    """A terminal per state, which llguidance shares. Terminals cannot recur, so an automaton with a circle has none."""
+    after: list[int] = [len({t for _, t in out}) for out in automaton.edges]
+    before: list[set[int]] = [set() for _ in automaton.edges]
+    for state, out in enumerate(automaton.edges):
+        for _, target in out:
+            before[target].add(state)
+    done = [state for state, count in enumerate(after) if count == 0]
+    for state in done:
+        for source in before[state]:
+            after[source] -= 1
+            if after[source] == 0:
+                done.append(source)
+    if len(done) < len(automaton.edges):
+        raise LanguageError("its pattern leads to strings that cannot be ended; give it a maxLength or make it simpler")
+
+    def terminal(state: int) -> str:
+        return name if state == 0 else f"{name}S{state}"
+
+    lines = []
+    for state, out in enumerate(automaton.edges):
+        options = [f"/{regex(Chars(ranges))}/ {terminal(target)}" for ranges, target in out]
+        if automaton.accepting[state] and state != 0:
+            options.append('""')
+        if options:
+            lines.append(f"{terminal(state)}: {' | '.join(options)}")
+    return lines
 
 
 def _size(node: Node) -> int:

@@ -30,7 +30,7 @@ from router.expressions import (
     seq,
 )
 from router.formats import FORMATS
-from router.language import Language
+from router.language import Language, LanguageError
 from router.patterns import search, whole
 from router.ranges import integer_bounds, integers, number_bounds, numbers
 from router.regular import ANY, Node, but, cat, never, nonempty, optional, other_than, repeat, without
@@ -56,6 +56,8 @@ class Productions:
 
     rules: dict[str, Expression]
     copies: tuple[SpanKind, ...] = ()
+    loose: bool = False
+    """Whether a length was left out, because llguidance cannot be given it together with a pattern or format."""
 
 
 def productions(toolset: Toolset, wire: WireFormat, barred: frozenset[int] = frozenset()) -> Productions:
@@ -78,6 +80,7 @@ class _Builder:
         self.rules: dict[str, Expression] = {}
         self.shared: dict[Expression, Ref] = {}
         self.copies: dict[SpanKind, int] = {}
+        self.loose = False
 
     def build(self, toolset: Toolset) -> Productions:
         w = self.wire
@@ -96,7 +99,7 @@ class _Builder:
             made = call if toolset.max_calls == 1 else Times(call, 1, toolset.max_calls)
             ends.insert(0, Seq((made, Stop(w.start_response))))
         self.rules["start"] = choice(*ends)
-        return Productions(self.rules, tuple(self.copies))
+        return Productions(self.rules, tuple(self.copies), self.loose)
 
     def rule(self, body: Expression) -> Ref:
         """A rule of its own for `body`; equal bodies share one."""
@@ -144,7 +147,8 @@ class _Builder:
 
     def pair(self, declared: Mapping[str, Schema], depth: int) -> Expression:
         """A key that is not declared, and a value of any kind."""
-        key = Language((_key(self.wire), other_than(sorted(declared)))) if declared else Language((_key(self.wire),))
+        others = (other_than(sorted(declared)),) if declared else ()
+        key = Language((_key(self.wire), *others), open=True)
         return self.rule(seq(Word(key), Text(":"), self.anything(depth - 1)))
 
     def anything(self, depth: int) -> Expression:
@@ -164,7 +168,7 @@ class _Builder:
             return self.enum(schema.enum)
         match schema.type:
             case "string":
-                return self.copy(schema) if schema.copy else self.string(_string_language(schema, self.wire))
+                return self.copy(schema) if schema.copy else self.string(self.string_language(schema))
             case "integer":
                 return Word(_possible(Language((integers(*integer_bounds(*_bounds(schema))),))))
             case "number":
@@ -202,13 +206,35 @@ class _Builder:
             return seq(escape, escape)
         return seq(escape, maybe(Word(language)), escape)
 
+    def string_language(self, schema: Schema) -> Language:
+        held: list[Node] = []
+        if schema.pattern is not None:
+            held.append(search(schema.pattern))
+        if schema.format in FORMATS:
+            held.append(whole(FORMATS[schema.format]))
+        low, high = schema.min_length or 0, schema.max_length
+        length = [repeat(ANY, low, high)] if low or high is not None else []
+        free = [] if any(never(part, self.wire.escape[0]) for part in held) else [free_text(self.wire)]
+        if not held:
+            some = low == 1 and high is None
+            return Language((nonempty(free[0]),) if some else (*free, *length), open=True)
+        exact = _possible(Language((*free, *held, *length)))
+        simpler = Language((repeat(but(self.wire.escape[0])), *held, *length))
+        for language in (exact, simpler):
+            if language.possible() and _printable(language):
+                return language
+        self.loose = self.loose or bool(length)
+        language = Language((*free, *held))
+        language.lark("T")  # raises what is wrong with it
+        return language
+
     def copy(self, schema: Schema) -> Expression:
         kind = SpanKind(schema.min_length or 0, schema.max_length)
         number = self.copies.setdefault(kind, len(self.copies))
         if number in self.barred:
             raise Impossible
         escape = Control(self.wire.escape)
-        return seq(escape, Copy(number, _string_language(schema, self.wire)), escape)
+        return seq(escape, Copy(number, self.string_language(schema)), escape)
 
     def array(self, item: Expression, low: int, high: int | None) -> Expression:
         if high == 0:
@@ -229,20 +255,11 @@ def _possible(language: Language) -> Language:
     return language
 
 
-def _string_language(schema: Schema, wire: WireFormat) -> Language:
-    parts: list[Node] = []
-    if schema.pattern is not None:
-        parts.append(search(schema.pattern))
-    if schema.format in FORMATS:
-        parts.append(whole(FORMATS[schema.format]))
-    low, high = schema.min_length or 0, schema.max_length
-    if low == 1 and high is None and not parts:
-        return Language((nonempty(free_text(wire)),))
-    if low or high is not None:
-        parts.append(repeat(ANY, low, high))
-    if not any(never(part, wire.escape[0]) for part in parts):
-        parts.insert(0, free_text(wire))
-    return _possible(Language(tuple(parts)))
+def _printable(language: Language) -> bool:
+    try:
+        return bool(language.lark("T"))
+    except LanguageError:
+        return False
 
 
 @lru_cache(maxsize=8)

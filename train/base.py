@@ -17,6 +17,7 @@ from train.data.synthetic import Words
 from train.init import init_for_copying
 from train.loop import LoopConfig, fit
 from train.packing import Row, pack
+from train.plot import plot_loss
 
 
 @dataclass(frozen=True)
@@ -135,4 +136,5 @@ def train_base(
     model.generation_config.do_sample = False
     model.generation_config.eos_token_id = list(tokenizer.stop_ids)
     model.to(torch.bfloat16).save_pretrained(target)
+    plot_loss(folder / "run" / "log.jsonl", target / "loss.png", title=f"{config.name}: loss per completion token")
     return result

@@ -1,6 +1,6 @@
 """A runtime for tests whose answers come from a script: right or wrong, slow, crashing or hanging, as told.
 
-Importing this module registers it (and its format), in the test's process and, as a plugin, in every worker.
+As a plugin it registers itself (and its format) in every worker; in the test's process `conftest.py` does.
 """
 
 from __future__ import annotations
@@ -30,9 +30,15 @@ RUNTIME = "scripted"
 QUANTS = {name: Quant(bits, name, 1.0) for name, bits in (("a", 32), ("b", 32), ("c", 32), ("d", 32), ("e", 8))}
 DEFAULT_QUANTS = ("a", "b")
 
-RUNTIMES[RUNTIME] = __name__
-FORMATS[FORMAT] = RUNTIME
-EXPORTERS[FORMAT] = __name__
+REGISTRATIONS: tuple[tuple[dict[str, str], str, str], ...] = (
+    (RUNTIMES, RUNTIME, __name__),
+    (FORMATS, FORMAT, RUNTIME),
+    (EXPORTERS, FORMAT, __name__),
+)
+
+if "pytest" not in sys.modules:  # a worker; in the test process a fixture registers it, for these tests alone
+    for registry, name, target in REGISTRATIONS:
+        registry[name] = target
 
 
 def availability() -> Availability:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -197,7 +198,7 @@ def test_verify_proves_again(export: Callable[..., Artifact]) -> None:
     ]  # fmt: skip
 
 
-def rewrite(artifact: Artifact, number: int, change: Callable[[dict[str, object]], None]) -> None:
+def rewrite(artifact: Artifact, number: int, change: Callable[[dict[str, Any]], None]) -> None:
     """Change one line of the proof and make the manifest's hashes right again."""
     from runtimes.artifact import sha256_file
 
@@ -214,8 +215,8 @@ def rewrite(artifact: Artifact, number: int, change: Callable[[dict[str, object]
 def test_verify_sees_other_logits(export: Callable[..., Artifact]) -> None:
     artifact = export()
 
-    def shift(row: dict[str, object]) -> None:
-        row["decided"][0]["logits"][3] += 0.01  # type: ignore[index]
+    def shift(row: dict[str, Any]) -> None:
+        row["decided"][0]["logits"][3] += 0.01
 
     rewrite(artifact, 1, shift)
     result = verify(artifact.folder, threads=1)
@@ -229,6 +230,25 @@ def test_verify_sees_other_calls(export: Callable[..., Artifact]) -> None:
     rewrite(artifact, 2, lambda row: row.update(calls=other))
     result = verify(artifact.folder, threads=1)
     assert [check.name for check in result.checks if check.ok is False] == ["calls"]
+
+
+def test_verify_takes_the_prompt_from_the_proof(export: Callable[..., Artifact], source: Checkpoint) -> None:
+    """Also one that today's renderer would write otherwise: the logits are those of the recorded tokens."""
+    import torch
+    from transformers import Gemma3ForCausalLM
+
+    artifact = export()
+    net = Gemma3ForCausalLM.from_pretrained(source.folder, dtype=torch.float32, attn_implementation="eager").eval()
+
+    def shorten(row: dict[str, Any]) -> None:
+        row["prompt"] = row["prompt"][:3] + row["prompt"][10:]
+        with torch.inference_mode():
+            logits = net(torch.tensor([row["prompt"] + row["completion"]]), use_cache=False).logits[0]
+        for decision in row["decided"]:
+            decision["logits"] = logits[len(row["prompt"]) + decision["at"] - 1][decision["ids"]].tolist()
+
+    rewrite(artifact, 2, shorten)
+    assert verify(artifact.folder, threads=1).status == "proven"
 
 
 def test_verify_says_what_is_wrong_with_a_proof(export: Callable[..., Artifact]) -> None:

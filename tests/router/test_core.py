@@ -202,6 +202,18 @@ def test_a_completion_that_is_no_call_is_an_error_in_the_result(tokenizer: Route
         only_prefix(router)
 
 
+def test_what_a_grammar_could_not_hold_to_is_checked_after_it(tokenizer: RouterTokenizer) -> None:
+    text = {"type": "string", "pattern": "^(a|b{5,})$", "minLength": 3}
+    parameters = {"type": "object", "properties": {"x": text}, "required": ["x"]}
+    toolset = from_dict({"name": "t", "tools": [{"name": "f", "description": "", "parameters": parameters}]})
+    for value, error in (("a", "does not hold to its schema: x: 'a' is shorter than 3"), ("bbbbb", None)):
+        model = wanting(tokenizer, toolset, USER, tokenizer.completion_ids([Call("f", {"x": value})]))
+        result = Router.from_model(model, tokenizer, toolset).route(USER)
+        assert (result.error is None) == (error is None)
+        assert error is None or error in str(result.error)
+        assert result.calls == ([] if error else [Call("f", {"x": value})])
+
+
 def test_words_without_a_call_are_no_call(tokenizer: RouterTokenizer, kiwi: Toolset) -> None:
     ids = tokenizer.encode("I cannot do that.<end_of_turn>")
     result = Router.from_model(wanting(tokenizer, kiwi, USER, ids), tokenizer, kiwi).route(USER, HERE, grammar=False)

@@ -90,6 +90,10 @@ def test_the_number_of_calls(tokenizer: RouterTokenizer) -> None:
         ({"type": "string", "pattern": "^[a-c]+$"}, ["a", "abc"], ["", "d", "abd", "ab "]),
         ({"type": "string", "pattern": "b"}, ["b", "abc", "xx<b"], ["", "a", "B"]),
         ({"type": "string", "pattern": "^a*$", "maxLength": 3}, ["", "a", "aaa"], ["aaaa", "b"]),
+        ({"type": "string", "pattern": "^(foo|ba[rz])+$", "maxLength": 7}, ["foo", "barfoo"], ["", "foobarbaz", "fo"]),
+        ({"type": "string", "pattern": "x", "maxLength": 60}, ["x", "a" * 59 + "x"], ["a" * 60, "a" * 60 + "x"]),
+        ({"type": "string", "pattern": "^(a|<escape>|<e)$"}, ["a", "<e"], ["<", "<escape>"]),
+        ({"type": "string", "format": "email", "maxLength": 10}, ["ab@cde.fgh"], ["abc@cde.fgh", "a@bcdefghi"]),
         ({"type": "string", "minLength": 2, "maxLength": 4}, ["ab", "\u00e9\u65e5\U0001f600", "a<bc"],
          ["", "a", "abcde"]),
         ({"type": "string", "minLength": 1}, ["a", " ", "<", "<escape"], [""]),
@@ -132,6 +136,30 @@ def test_values(tokenizer: RouterTokenizer, schema: dict[str, Any], good: list[A
         except UserError:
             text = call(f"{{x:<escape>{value}<escape>}}")
         assert not accepts(grammar, text), value
+
+
+def test_no_choice_leads_into_a_dead_end(tokenizer: RouterTokenizer) -> None:
+    """Near the longest length a pattern leaves only what can still be ended."""
+    schema = {"type": "string", "pattern": "^(foo|ba[rz])+$", "maxLength": 7}
+    grammar = Grammar.compile(toolset({"x": schema}, ["x"]), tokenizer)
+    matcher = grammar.matcher("find it")
+    matcher.accept(tokenizer.control_id("start_call"))
+    matcher.forced()
+    for token in tokenizer.encode_text("foobar"):
+        matcher.accept(token)
+    assert tokenizer.decode(matcher.forced()) == "<escape>}<end_function_call><start_function_response>"
+    assert matcher.finished
+
+
+def test_a_length_that_does_not_fit_in_is_left_to_the_router(tokenizer: RouterTokenizer) -> None:
+    for schema, text in (
+        ({"type": "string", "format": "email", "maxLength": 254}, "a@bc.de"),
+        ({"type": "string", "pattern": "^(a|b{5,})$", "minLength": 3}, "bbbbb"),
+    ):
+        grammar = Grammar.compile(toolset({"x": schema}, ["x"]), tokenizer)
+        assert grammar.loose
+        assert accepts(grammar, render_completion([Call("f", {"x": text})]))
+    assert not Grammar.compile(toolset({"x": {"type": "string", "maxLength": 254}}), tokenizer).loose
 
 
 def test_numbers_are_spelled_as_json_spells_them(tokenizer: RouterTokenizer) -> None:
