@@ -21,7 +21,7 @@ from tests.fake import FakeModel, FakeSession, random_rule, scripted_rule
 if TYPE_CHECKING:
     from tests.exports import Maker
 
-HERE = {"project_path": "/work/here"}
+HERE = {"project_path": "/home/me/project"}
 USER = "find email scripts"
 CALL = Call("search", {"item_type": "script", "query": "email"})
 
@@ -55,7 +55,7 @@ def test_a_request_becomes_a_call(router: Router, grammar: bool) -> None:
     assert only_prefix(router).passes == [len(router.prefix_ids)]
     for _ in range(2):
         result = router.route(f"  {USER}\n", HERE, grammar=grammar)
-        assert result.calls == [Call("search", {**CALL.arguments, "project_path": "/work/here"})]
+        assert result.calls == [Call("search", {**CALL.arguments, "project_path": "/home/me/project"})]
         assert result.error is None
         assert result.token_ids == router.tokenizer.completion_ids([CALL])
         assert result.text == router.tokenizer.decode(result.token_ids)
@@ -74,7 +74,7 @@ def test_a_request_becomes_a_call(router: Router, grammar: bool) -> None:
 def test_a_result_is_plain_data(router: Router) -> None:
     result = router.route(USER, HERE)
     data = json.loads(json.dumps(result.to_dict()))
-    assert data["calls"] == [{"name": "search", "arguments": {**CALL.arguments, "project_path": "/work/here"}}]
+    assert data["calls"] == [{"name": "search", "arguments": {**CALL.arguments, "project_path": "/home/me/project"}}]
     assert data["error"] is None
     assert data["stats"]["pass_sizes"] == result.stats.pass_sizes
     assert data["token_ids"] == result.token_ids
@@ -114,7 +114,7 @@ def test_the_context_wins_over_what_the_model_makes_up(tokenizer: RouterTokenize
     call = Call("search", {**CALL.arguments, "project_path": "/etc"})
     model = wanting(tokenizer, kiwi, USER, tokenizer.completion_ids([call]))
     result = Router.from_model(model, tokenizer, kiwi).route(USER, HERE, grammar=False)
-    assert result.calls[0].arguments["project_path"] == "/work/here"
+    assert result.calls[0].arguments["project_path"] == "/home/me/project"
 
 
 @pytest.mark.parametrize("user", ["", "  \n\t", "\u3000"])
