@@ -29,6 +29,15 @@ def describe() -> dict[str, Any]:
     }
 
 
+def default_threads() -> int:
+    """Half the cores, at least one and at most eight.
+
+    A small router gains little from more; and where every core has its thread, each waits at every layer for the one
+    whose core also serves somebody else, which costs far more than the threads ever bring.
+    """
+    return max(1, min(8, _cores() // 2))
+
+
 def calibrate(repeats: int = 3) -> float:
     """Milliseconds of a fixed loop of integer arithmetic, best of `repeats`: slower later means a slower machine."""
     best = float("inf")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from bench import report as reports
 from bench.fleet import Fleet, Member
 from bench.judging import agreement, answers
-from bench.machine import describe
+from bench.machine import default_threads, describe
 from bench.markdown import render
 from bench.plot import draw
 from bench.process import WorkerFailure
@@ -33,7 +33,7 @@ JUDGING = 0.6
 """Part of the time left after opening that accuracy and parity may take; latency gets the rest and what they leave."""
 MEASURING = 0.4
 """Part of the budget that is kept for measuring, however long the exports took."""
-QUICK_REQUESTS, QUICK_BLOCKS, QUICK_BUDGET_S = 200, 8, 270.0
+QUICK_REQUESTS, QUICK_BLOCKS, QUICK_BUDGET_S = 200, 8, 250.0
 FULL_REQUESTS, FULL_BLOCKS, FULL_BUDGET_S = 1000, 20, 1500.0
 
 
@@ -81,6 +81,7 @@ def all_runtimes(
     Raises `UserError` for what the user can mend before anything is measured; a runtime that fails later is
     reported, never raised.
     """
+    settings = replace(settings, threads=settings.threads or default_threads())
     started, clock = datetime.now(UTC), time.monotonic()
     commit, _ = reports.git_state()
     folder = out or reports.default_out(started, commit)
