@@ -13,7 +13,7 @@ from configs import path as config
 from router.cases import Case, case_from_dict, load_cases
 from runtimes.errors import UserError
 
-QUICK_CASES = 96
+QUICK_CASES = 72
 """Size of the subset that `--quick` uses on every runtime."""
 
 

@@ -18,6 +18,8 @@ from router.cases import Case, same_calls
 if TYPE_CHECKING:
     from bench.run import Bench
 
+LEAST = 0.12
+"""Part of the whole budget that timed requests get even where accuracy took longer than planned."""
 FLOOR_REPEATS = 60
 """Runs of the floor's loop in all, spread over the blocks."""
 
@@ -42,9 +44,11 @@ def timing(bench: Bench, members: Sequence[Member]) -> None:
     if not ready:
         return
     repeats = _floor_repeats(settings.blocks)
+    budget = max(bench.left * 0.9, LEAST * settings.budget_s)
     counts = request_counts(
         {m.run.name: each[m.run.name] for m in ready},
-        requests=settings.requests, budget=bench.left * 0.9, blocks=settings.blocks, untimed=1 + 2 * repeats,
+        requests=settings.requests, budget=budget, blocks=settings.blocks,
+        untimed=1 + 2 * repeats,
     )  # fmt: skip
     blocks = plan(counts, cases=len(bench.suite.cases), blocks=settings.blocks, seed=settings.seed)
     by_name = {member.run.name: member for member in ready}
