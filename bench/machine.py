@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtimes.base import available_cores
+
 CALIBRATION_STEPS = 200_000
 SLOW = 1.25
 """A calibration this many times the run's best means that the machine was slower just then."""
@@ -22,20 +24,11 @@ def describe() -> dict[str, Any]:
     return {
         "os": _os_name(),
         "cpu": _cpu_name(),
-        "cores": _cores(),
+        "cores": available_cores(),
         "memory_gb": _memory_gb(),
         "gpu": _gpu_name(),
         "python": platform.python_version(),
     }
-
-
-def default_threads() -> int:
-    """Half the cores, at least one and at most eight.
-
-    A small router gains little from more; and where every core has its thread, each waits at every layer for the one
-    whose core also serves somebody else, which costs far more than the threads ever bring.
-    """
-    return max(1, min(8, _cores() // 2))
 
 
 def calibrate(repeats: int = 3) -> float:
@@ -146,10 +139,6 @@ def _cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory_gb() -> float | None:

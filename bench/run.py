@@ -13,7 +13,7 @@ from typing import Any
 from bench import report as reports
 from bench.fleet import Fleet, Member
 from bench.judging import agreement, answers
-from bench.machine import default_threads, describe
+from bench.machine import describe
 from bench.markdown import render
 from bench.plot import draw
 from bench.process import WorkerFailure
@@ -27,6 +27,7 @@ from router.toolset import Toolset
 from router.toolset_load import load_toolset
 from runtimes import runtime
 from runtimes.artifact import Artifact
+from runtimes.base import default_threads
 
 STAGES = 5
 JUDGING = 0.6

@@ -54,7 +54,7 @@ def parser() -> Parser:
     )
     made.add_argument("--no-grammar", action="store_true", help="decode freely instead of only what the tools allow")
     made.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu, cuda, metal, ... (default: auto)")
-    made.add_argument("--threads", metavar="N", type=int, help="threads to use (default: the cores, at most 8)")
+    made.add_argument("--threads", metavar="N", type=int, help="threads to use (default: half the cores, at most 8)")
     made.add_argument("--stats", action="store_true", help="add token counts, forward passes and times")
     made.add_argument("--json", action="store_true", help="on one line, for programs")
     return made

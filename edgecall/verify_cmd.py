@@ -32,7 +32,7 @@ def parser() -> Parser:
     made.add_argument("folders", metavar="DIR", nargs="+", help="artifact folder, as `edgecall export` made it")
     made.add_argument("--runtime", metavar="NAME", help="runtime to prove it on (default: the format's own)")
     made.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu, cuda, metal, ... (default: auto)")
-    made.add_argument("--threads", metavar="N", type=int, help="threads to use (default: the cores, at most 8)")
+    made.add_argument("--threads", metavar="N", type=int, help="threads to use (default: half the cores, at most 8)")
     made.add_argument("--json", action="store_true", help="print the result as JSON")
     return made
 

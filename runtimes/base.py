@@ -103,13 +103,27 @@ def check_rewind(target: int, *, position: int) -> None:
         raise SessionError(f"rewind: position {target} is outside 0..{position}")
 
 
-def check_threads(threads: int | None) -> int:
-    """The number of threads to use: what was asked for, or the cores this process may use (at most 8)."""
+def available_cores() -> int:
+    """The number of cores that this process may use."""
     import os
 
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_threads() -> int:
+    """Half the cores that this process may use, 1 to 8.
+
+    Half, because a thread that must wait for a core (another program's, or a virtual core whose core also serves
+    somebody else) holds up all the others at every operation, which costs a small model far more than the other half
+    of the cores can give.
+    """
+    return max(1, min(available_cores() // 2, 8))
+
+
+def check_threads(threads: int | None) -> int:
+    """The number of threads to use: what was asked for, or `default_threads`."""
     if threads is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, min(cores, 8))
+        return default_threads()
     if threads < 1:
         raise SessionError(f"threads: {threads} is not a number of threads; give 1 or more")
     return threads

@@ -11,21 +11,26 @@ from typing import Any
 
 import yaml
 
+from runtimes.console import Parser
 from runtimes.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; see ``--help``."""
-    parser = argparse.ArgumentParser(
-        prog="edgecall train",
-        description="Train a base model from scratch, or a LoRA adapter on a Gemma 3 base.",
-        epilog="example: edgecall train lora configs/train/lora-kiwi.yaml --base models/seed --out work/kiwi",
+    parser = Parser(
+        "edgecall train",
+        "Train a base model from scratch, or a LoRA adapter on a Gemma 3 base.",
+        [
+            "edgecall train lora configs/train/lora-kiwi.yaml --base seed --out work/kiwi",
+            "edgecall train base configs/train/base-seed.yaml --data corpora --out work/base",
+        ],
     )
-    kinds = parser.add_subparsers(dest="kind", required=True)
+    kinds = parser.add_subparsers(dest="kind", required=True, parser_class=Parser)
     base = kinds.add_parser(
         "base",
         help="train a base model and its tokenizer from scratch",
-        epilog="example: edgecall train base configs/train/base-seed.yaml --data corpora --out work/base",
+        description="Train a base model and its tokenizer from scratch; an interrupted run goes on where it stopped.",
+        examples=["edgecall train base configs/train/base-seed.yaml --data corpora --out work/base"],
     )
     base.add_argument("config", type=Path, help="a configs/train/base-*.yaml file")
     base.add_argument(
@@ -34,10 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     lora = kinds.add_parser(
         "lora",
         help="train a LoRA adapter for a toolset with PEFT",
-        epilog="example: edgecall train lora lora-kiwi.yaml --base google/functiongemma-270m-it --out work/kiwi",
+        description="Train a LoRA adapter for a toolset with PEFT; an interrupted run goes on where it stopped.",
+        examples=["edgecall train lora lora-kiwi.yaml --base google/functiongemma-270m-it --out work/kiwi"],
     )
     lora.add_argument("config", type=Path, help="a configs/train/lora-*.yaml file")
-    lora.add_argument("--base", required=True, help="a checkpoint folder, a model folder with base/, or a hub name")
+    lora.add_argument("--base", required=True, help="a model folder, `seed`, a checkpoint folder, or a hub name")
     lora.add_argument("--against", type=Path, nargs="*", default=[], help="test cases that must not be trained on")
     for sub in (base, lora):
         sub.add_argument(
@@ -67,11 +73,12 @@ def _base(args: argparse.Namespace) -> int:
 
 
 def _lora(args: argparse.Namespace) -> int:
+    from export.checkpoint import locate
     from router.cases import load_cases
     from router.toolset_load import load_toolset
     from train.data.recipe import load_recipe
     from train.data_cli import training_cases
-    from train.lora import LoraConfig, find_base, train_lora
+    from train.lora import LoraConfig, train_lora
 
     data = read_config(args.config)
     config = make(LoraConfig, args.config, {**data, "loop": make_loop(data.get("loop", {}), args)})
@@ -79,7 +86,7 @@ def _lora(args: argparse.Namespace) -> int:
     against = [case for path in args.against for case in load_cases(path)]
     train, dev = (list(training_cases(recipe, split, against)) for split in ("train", "dev"))  # type: ignore[arg-type]
     toolset = load_toolset(config.toolset)
-    result = train_lora(config, find_base(args.base), toolset, train, dev, args.out, _reporter(args))
+    result = train_lora(config, locate(args.base, adapter="none").base, toolset, train, dev, args.out, _reporter(args))
     print(json.dumps({"best_step": result["step"], "validation": result["validation"], "adapter": result["adapter"]}))
     return 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from router.cases import Case, load_cases
+from runtimes.console import Parser
 from runtimes.errors import UserError
 from train.data.leakage import find_leaks, normalised
 from train.data.recipe import Recipe, Split, load_recipe, rows
@@ -17,16 +17,17 @@ from train.data.recipe import Recipe, Split, load_recipe, rows
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; see ``--help``."""
-    parser = argparse.ArgumentParser(
-        prog="edgecall data",
-        description="Build training and test cases (JSON lines) from a recipe, and check them for leakage.",
-        epilog="example: edgecall data build configs/data/kiwi.yaml --out work/kiwi-data",
+    parser = Parser(
+        "edgecall data",
+        "Build training and test cases (JSON lines) from a recipe, and check them for leakage.",
+        ["edgecall data build configs/data/kiwi.yaml --out work/kiwi-data"],
     )
-    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser)
     build = verbs.add_parser(
         "build",
         help="recipe -> train.jsonl, dev.jsonl, test.jsonl and report.json",
-        epilog="example: edgecall data build kiwi.yaml --out work/data --against configs/cases/kiwi/*.jsonl",
+        description="Build train.jsonl, dev.jsonl, test.jsonl and report.json from a recipe.",
+        examples=["edgecall data build kiwi.yaml --out work/data --against configs/cases/kiwi/*.jsonl"],
     )
     build.add_argument("recipe", type=Path, help="a configs/data/*.yaml file")
     build.add_argument("--out", type=Path, required=True, help="folder to write into")

@@ -78,25 +78,6 @@ class PackedCases:
         return pack(self.prefix, [self.pairs[i] for i in group], limit=self.limit + 1)
 
 
-def find_base(base: str) -> Path:
-    """The folder of a base checkpoint: a folder, ``base/`` inside one, or a hub name. Raises `UserError`."""
-    folder = Path(base)
-    for candidate in (folder, folder / "base"):
-        if (candidate / "config.json").is_file():
-            return candidate
-    if folder.exists():
-        raise UserError(f"{base}: no config.json here or in base/; name a Hugging Face checkpoint folder")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(base, allow_patterns=["*.json", "*.safetensors", "tokenizer.model", "*.jinja"]))
-    except Exception as error:  # the hub client raises many kinds; each means that the base is not to be had
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{base}: no such folder, and the hub did not give it ({reason}); download it and name the folder"
-        ) from None
-
-
 def train_lora(
     config: LoraConfig,
     base: Path,

@@ -6,6 +6,7 @@ restart behind the block. A row gives exactly what each request would give alone
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -61,10 +62,8 @@ class Layout:
     """
 
     prefix: int
-    gather: torch.Tensor
-    """(requests, longest): index of each request's tokens among the tokens behind the block, padded with 0."""
-    valid: torch.Tensor
-    """(requests, longest): True where `gather` is not padding."""
+    requests: int
+    longest: int
     flat: torch.Tensor
     """(tokens behind the block,): where each lies in the padded (requests * longest) order."""
     window: int | None
@@ -97,7 +96,7 @@ def collate(rows: Sequence[Row], *, window: int, device: str = "cpu") -> Batch:
 
     ids, positions, loss = padded("ids", 0), padded("positions", 0), padded("loss", 0)
     full = [_layout(row, width, None, device) for row in rows]
-    sliding = [Layout(a.prefix, a.gather, a.valid, a.flat, window) for a in full]
+    sliding = [dataclasses.replace(a, window=window) for a in full]
     where = loss.reshape(-1).nonzero().squeeze(1)
     targets = torch.roll(ids, -1, dims=1).reshape(-1)[where]
     return Batch(ids, positions, full, sliding, where, targets)
@@ -113,15 +112,9 @@ def _layout(row: Row, width: int, window: int | None, device: str) -> Layout:
     while padding > 0:  # as requests of usual length, or one long one would widen the whole padded square
         counts.append(min(padding, longest))
         padding -= counts[-1]
-    gather = np.zeros((len(counts), longest), dtype=np.int64)
-    valid = np.zeros((len(counts), longest), dtype=np.bool_)
-    start = 0
-    for i, count in enumerate(counts):
-        gather[i, :count] = np.arange(start, start + count)
-        valid[i, :count] = True
-        start += count
-    flat = np.flatnonzero(valid.reshape(-1))
-    return Layout(prefix, *(torch.from_numpy(a).to(device) for a in (gather, valid, flat)), window)
+    places = [np.arange(count) + i * longest for i, count in enumerate(counts)]
+    flat = np.concatenate(places) if places else np.zeros(0, dtype=np.int64)
+    return Layout(prefix, len(counts), longest, torch.from_numpy(flat).to(device), window)
 
 
 def attend(
@@ -153,7 +146,7 @@ def _attend_row(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layou
     import torch
 
     heads, tokens, width = q.shape
-    p, (count, longest) = layout.prefix, layout.gather.shape
+    p, count, longest = layout.prefix, layout.requests, layout.longest
     place = torch.arange(p, device=q.device)
     hidden = place[None, :] > place[:, None]
     if layout.window is not None and p > layout.window:
@@ -163,10 +156,10 @@ def _attend_row(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layou
     if tokens == p:
         return block
 
-    def spread(
-        x: torch.Tensor,
-    ) -> torch.Tensor:  # (heads, tokens behind the block, dim) -> (heads, requests, longest, dim)
-        return x[:, layout.gather.reshape(-1)].view(heads, count, longest, width)
+    def spread(x: torch.Tensor) -> torch.Tensor:
+        """(heads, tokens behind the block, dim) -> (heads, requests, longest, dim), zeros where nothing is."""
+        room = x.new_zeros(heads, count * longest, width)
+        return room.index_copy(1, layout.flat, x).view(heads, count, longest, width)
 
     qr, kr, vr = spread(q[:, p:]), spread(k[:, p:]), spread(v[:, p:])
     own = torch.arange(longest, device=q.device)
@@ -180,7 +173,7 @@ def _attend_row(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layou
     weights = torch.cat([behind, among], dim=-1).softmax(-1).to(v.dtype)
     of_block, of_own = weights.split([p, longest], dim=-1)
     out = (of_block.reshape(heads, -1, p) @ v[:, :p]).view(heads, count, longest, width) + of_own @ vr
-    return torch.cat([block, out.reshape(heads, -1, width)[:, layout.flat]], dim=1)
+    return torch.cat([block, torch.index_select(out.reshape(heads, -1, width), 1, layout.flat)], dim=1)
 
 
 ATTENTION = "edgecall_packed"

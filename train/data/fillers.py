@@ -23,6 +23,20 @@ def several(noun: str) -> str:
     return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
 
 
+def invent(rng: random.Random) -> str:
+    """A word that nobody knows and anybody can say: "trovex", "milanu"."""
+    syllables = rng.choice([2, 2, 3])
+    word = "".join(
+        rng.choice(
+            ["b", "br", "c", "ch", "d", "f", "fl", "g", "gr", "h", "j", "k", "l", "m", "n", "p", "pl", "qu", "r"]
+            + ["s", "st", "sh", "t", "tr", "v", "w", "x", "z", ""]
+        )
+        + rng.choice("aeiouy" if i else "aeiou")
+        for i in range(syllables)
+    )
+    return word + rng.choice(["", "", "n", "x", "r", "l", "s", "k", "t", "ck", "ng", "sh"])
+
+
 @dataclass(frozen=True)
 class Fillers:
     """Word lists of one split; `fill` makes what is said and what is meant."""
@@ -34,6 +48,8 @@ class Fillers:
     key: tuple[str, ...]
     value: tuple[str, ...]
     extension: tuple[str, ...]
+    invented: float = 0.0
+    """The share of nouns that are made up letter by letter, as names of products are."""
 
     @classmethod
     def read(cls, lists: dict[str, Any], folder: Path) -> Fillers:
@@ -41,7 +57,7 @@ class Fillers:
         rest = {
             k: tuple(str(w) for w in lists[k]) for k in ("adjective", "verb", "project", "key", "value", "extension")
         }
-        return cls(noun=tuple(nouns), **rest)
+        return cls(noun=tuple(nouns), **rest, invented=float(lists.get("invented", 0.0)))
 
     def fill(self, slot: str, rng: random.Random) -> tuple[str, Any]:
         """What is said for `slot`, and the value that it stands for. Raises `KeyError` for an unknown slot."""
@@ -65,9 +81,12 @@ class Fillers:
             value = rng.choice([rng.randrange(1, 12), rng.randrange(100)])
             return str(value), value
         if base == "noun":
-            said = rng.choice(self.noun)
+            said = self._noun(rng)
             return said, said
         raise KeyError(f"unknown slot {{{slot}}}")
+
+    def _noun(self, rng: random.Random) -> str:
+        return invent(rng) if self.invented and rng.random() < self.invented else rng.choice(self.noun)
 
     def _cased(self, text: str, rng: random.Random) -> tuple[str, str]:
         roll = rng.random()
@@ -84,7 +103,7 @@ class Fillers:
 
     def _task(self, rng: random.Random) -> str:
         """A verb phrase: "delete old docker images"."""
-        n, a, v = (lambda: rng.choice(self.noun)), (lambda: rng.choice(self.adjective)), rng.choice(self.verb)
+        n, a, v = (lambda: self._noun(rng)), (lambda: rng.choice(self.adjective)), rng.choice(self.verb)
         roll = rng.random()
         if roll < 0.3:
             return f"{v} {several(n())}"
@@ -103,7 +122,7 @@ class Fillers:
         return f"{v} {n()} {several(n())} {rng.choice(['by', 'with', 'using', 'in'])} {n()}"
 
     def _topic(self, rng: random.Random) -> str:
-        n, a, v = (lambda: rng.choice(self.noun)), (lambda: rng.choice(self.adjective)), (lambda: rng.choice(self.verb))
+        n, a, v = (lambda: self._noun(rng)), (lambda: rng.choice(self.adjective)), (lambda: rng.choice(self.verb))
         roll = rng.random()
         if roll < 0.20:
             return n()
@@ -133,7 +152,7 @@ class Fillers:
 
     def _name(self, rng: random.Random, *, plain: float) -> tuple[str, str]:
         """An identifier, kept as it is, or plain words, which stand for their snake_case."""
-        n, a, v = (lambda: rng.choice(self.noun)), (lambda: rng.choice(self.adjective)), (lambda: rng.choice(self.verb))
+        n, a, v = (lambda: self._noun(rng)), (lambda: rng.choice(self.adjective)), (lambda: rng.choice(self.verb))
         forms = [
             [v(), n()],
             [n(), n()],
@@ -190,12 +209,10 @@ class Fillers:
         if roll < 0.54:
             return ("true", True) if rng.random() < 0.55 else ("false", False)
         if roll < 0.74:
-            word = rng.choice(self.noun) + rng.choice(
-                ["", "", "_" + rng.choice(self.noun), "-" + rng.choice(self.noun)]
-            )
+            word = self._noun(rng) + rng.choice(["", "", "_" + self._noun(rng), "-" + self._noun(rng)])
             said = rng.choice(["", "", "", "data/", "/tmp/", "./", "out/"]) + word + "." + rng.choice(self.extension)
             return said, said
-        said = rng.choice(self.value) if rng.random() < 0.6 else rng.choice(self.noun)
+        said = rng.choice(self.value) if rng.random() < 0.6 else self._noun(rng)
         return said, said
 
     def _pairs(self, rng: random.Random) -> tuple[str, dict[str, Any]]:

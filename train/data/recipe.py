@@ -35,7 +35,8 @@ class Template:
 @dataclass(frozen=True)
 class Pattern:
     name: str
-    weight: float
+    weight: dict[str, float]
+    """Its share of a side (``train``, ``test``), against the other patterns' weights."""
     call: str | None
     arguments: dict[str, Any]
     modifiers: dict[str, str]
@@ -82,7 +83,11 @@ def _recipe(data: dict[str, Any], folder: Path) -> Recipe:
         patterns.append(
             Pattern(
                 p["name"],
-                float(p["weight"]),
+                {
+                    side: float(w[side] if isinstance(w, dict) else w)
+                    for side in ("train", "test")
+                    for w in [p["weight"]]
+                },
                 p["call"],
                 p.get("arguments", {}),
                 modifiers,
@@ -134,7 +139,7 @@ def rows(recipe: Recipe, split: Split) -> Iterator[Case]:
 
 
 def _made(recipe: Recipe, split: Split) -> Iterator[tuple[Case, str]]:
-    weights = [p.weight for p in recipe.patterns]
+    weights = [p.weight["test" if split == "test" else "train"] for p in recipe.patterns]
     for number in range(recipe.rows[split]):
         rng = random.Random(f"{recipe.seed}/{split}/{number}")
         pattern = rng.choices(recipe.patterns, weights)[0]
@@ -233,4 +238,8 @@ def _say(recipe: Recipe, parts: list[tuple[str, bool]], rng: random.Random, *, p
     if plain:
         return text
     text = polite(text, rng, imperative=_IMPERATIVE.match(text) is not None)
-    return surface(text, rng)
+    out = surface(text, rng)
+    first = next(((t, is_slot) for t, is_slot in parts if t.strip()), ("", False))
+    if first[1] and " " not in first[0] and text.startswith(first[0]):  # an identifier keeps its case
+        return first[0] + out[len(first[0]) :]
+    return out

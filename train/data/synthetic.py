@@ -52,11 +52,11 @@ KINDS = {
     "notebook": "notebook",
 }
 ACTIONS = {
-    "run": ["run", "execute", "start", "launch", "trigger", "kick off", "fire up", "use"],
-    "create": ["create", "make", "add", "set up", "write", "start a new", "new"],
-    "update": ["update", "edit", "modify", "change", "revise", "fix up"],
-    "delete": ["delete", "remove", "get rid of", "drop", "erase", "trash"],
-    "publish": ["publish", "release", "push", "share", "upload"],
+    "run": ["run", "execute", "start", "launch", "trigger", "kick off", "fire up", "use", "carry out", "go through"],
+    "create": ["create", "make", "add", "set up", "write", "start a new", "new", "draft", "put together", "compose"],
+    "update": ["update", "edit", "modify", "change", "revise", "fix up", "rework", "adjust", "bring up to date"],
+    "delete": ["delete", "remove", "get rid of", "drop", "erase", "trash", "throw out", "wipe", "bin"],
+    "publish": ["publish", "release", "push", "share", "upload", "make public", "put out"],
     "archive": ["archive", "put away", "shelve"],
     "copy": ["copy", "duplicate", "clone"],
     "validate": ["validate", "check", "verify", "lint"],
@@ -162,6 +162,21 @@ KEYS = [
     "days",
     "lang",
 ]
+PAIR_HEADS = [
+    " with ",
+    " with ",
+    " using ",
+    ", ",
+    " ",
+    " and set ",
+    " where ",
+    " having ",
+    " given ",
+    " passing ",
+    ", parameters ",
+    ": ",
+    " for ",
+]
 
 
 class Words:
@@ -185,9 +200,13 @@ class Words:
 
     def identifier(self, rng: random.Random) -> tuple[str, str]:
         """How a name is said, and the id that is meant: identifiers are kept, plain words joined by underscores."""
-        parts = self.phrase(rng, 1, 3).split()
-        if rng.random() < 0.1:
+        parts = self.phrase(rng, 1, 3 if rng.random() < 0.85 else 5).split()
+        odd = rng.random()
+        if odd < 0.1:
             parts.append(str(rng.randrange(100)))
+        elif odd < 0.25:  # spelling that no piece of the tokenizer holds whole
+            i = rng.randrange(len(parts))
+            parts[i] += rng.choice([str(rng.randrange(10)), self.phrase(rng, 1, 1)[:5], "ify", "er", "ly"])
         style = rng.random()
         if style < 0.35 or len(parts) == 1:
             said = "_".join(parts)
@@ -208,13 +227,37 @@ class Words:
             return str(number), number
         if roll < 0.45:
             return ("true", True) if rng.random() < 0.5 else ("false", False)
-        if roll < 0.6:
+        if roll < 0.55:
             said = self.identifier(rng)[0].replace(" ", "_") + rng.choice(
                 [".csv", ".json", ".txt", ".py", ".md", "/data"]
             )
             return said, said
+        if roll < 0.7:
+            said = self.identifier(rng)[0].replace(" ", rng.choice("-_"))
+            return said, said
         word = self.phrase(rng, 1, 1)
         return word, word
+
+    def key(self, rng: random.Random) -> str:
+        """The name of a parameter: a usual one, or any word or two."""
+        return rng.choice(KEYS) if rng.random() < 0.5 else self.phrase(rng, 1, 2).replace(" ", "_")
+
+    def pairs(self, rng: random.Random) -> tuple[str, dict[str, Any]]:
+        """Key-value pairs as people say them behind a request, and what they mean."""
+        count = rng.choices([1, 2, 3], [5, 4, 1])[0]
+        made = [(k, *self.value(rng)) for k in dict.fromkeys(self.key(rng) for _ in range(count))]
+        if rng.random() < 0.15:
+            text = " " + " ".join(f"--{k}{rng.choice([' ', '='])}{said}" for k, said, _ in made)
+        else:
+            link = rng.choice(
+                ["=", "=", " ", " ", ": ", " = ", ":", " set to ", " being ", " as ", " equal to ", " to "]
+            )
+            head = (
+                rng.choice(PAIR_HEADS) if link != " to " else rng.choice([" and set ", ", set ", " setting ", ", put "])
+            )
+            joints = [" "] if link == "=" else [", ", " and ", ", and "]
+            text = head + rng.choice(joints).join(f"{k}{link}{said}" for k, said, _ in made)
+        return text, {k: v for k, _, v in made}
 
 
 def plural(word: str) -> str:
@@ -328,7 +371,7 @@ class Store:
 
     def _search(self, rng: random.Random) -> tuple[str, list[Call]]:
         kind, arguments = self._kind(rng)
-        topic = self.words.phrase(rng, 1, 4)
+        topic = self.words.phrase(rng, 1, 4 if rng.random() < 0.8 else 7)
         many, find, about = plural(kind), roughen(rng.choice(FIND), rng, rate=0.05), rng.choice(ABOUT)
         where, scope = self._scope(rng, self.search_scope, rng.choice(["in", "from", "on", "inside"]))
         form = rng.choice(
@@ -396,13 +439,8 @@ class Store:
         named, meant = self._named(rng, kind)
         arguments = {**arguments, self.id_key: meant}
         tail = ""
-        if self.with_params and rng.random() < 0.4:
-            pairs = [(k, *self.words.value(rng)) for k in rng.sample(KEYS, rng.randint(1, 2))]
-            link = rng.choice(["=", " ", ": ", " = ", " set to "])
-            tail = rng.choice([" with ", " using ", ", ", " and set "]) + rng.choice([", ", " and "]).join(
-                f"{k}{link}{said}" for k, said, _ in pairs
-            )
-            arguments[self.params_key] = {k: v for k, _, v in pairs}
+        if self.with_params and rng.random() < 0.5:
+            tail, arguments[self.params_key] = self.words.pairs(rng)
         text = polite(f"{roughen(rng.choice(ACTIONS[action]), rng, rate=0.05)} {named}{tail}", rng, imperative=True)
         if self.per_action:
             return text, [Call(f"{action}_item", arguments)]
