@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -82,6 +83,48 @@ class Availability:
 
 BareLoop = Callable[[], None]
 """Runs a fixed sequence of passes through a runtime's own API, without Session; the bench times it."""
+
+
+class CountingSession(ABC):
+    """A `Session` over a cache that is a buffer and a count: what lies behind `position` is overwritten."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._position = 0
+
+    @property
+    def position(self) -> int:
+        return self._position
+
+    def append(self, tokens: Sequence[int], *, rows: Rows = "last") -> Logits:
+        model, start = self._model, self._position
+        self._check_open()
+        check_append(tokens, position=start, vocab_size=model.vocab_size, context_length=model.context_length)
+        try:
+            logits = self._forward(tokens, rows)
+        except BaseException:
+            self._truncate(start)
+            raise
+        # Only now: a pass that failed half-way leaves keys behind `position`, which the next one overwrites.
+        self._position = start + len(tokens)
+        return logits
+
+    def rewind(self, position: int) -> None:
+        self._check_open()
+        check_rewind(position, position=self._position)
+        self._truncate(position)
+        self._position = position
+
+    @abstractmethod
+    def _check_open(self) -> None:
+        """Raise `SessionError` where the model is closed."""
+
+    @abstractmethod
+    def _forward(self, tokens: Sequence[int], rows: Rows) -> Logits:
+        """One pass behind `position`: logits as `Session.append` returns them."""
+
+    def _truncate(self, position: int) -> None:  # noqa: B027 - most caches need no telling
+        """Make the cache count `position` tokens."""
 
 
 def check_append(tokens: Sequence[int], *, position: int, vocab_size: int, context_length: int) -> None:

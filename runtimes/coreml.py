@@ -16,11 +16,10 @@ from runtimes.artifact import Artifact
 from runtimes.base import (
     Availability,
     BareLoop,
+    CountingSession,
     DeviceStatus,
     Logits,
     Rows,
-    check_append,
-    check_rewind,
     check_threads,
 )
 from runtimes.errors import ArtifactError, SessionError, UnavailableError, UserError
@@ -134,32 +133,21 @@ class CoreMLModel:
         self._ml = None
 
 
-class CoreMLSession:
+class CoreMLSession(CountingSession):
     """One sequence: a state, and how many of its positions count."""
 
     def __init__(self, model: CoreMLModel) -> None:
-        self._model = model
+        super().__init__(model)
+        self._coreml = model
         self._state: Any = model.ml.make_state()
-        self._position = 0
 
-    @property
-    def position(self) -> int:
-        return self._position
+    def _check_open(self) -> None:
+        self._coreml.ml  # noqa: B018 - raises when closed
 
-    def append(self, tokens: Sequence[int], *, rows: Rows = "last") -> Logits:
-        model = self._model
-        ml = model.ml
-        check_append(tokens, position=self._position, vocab_size=model.vocab_size, context_length=model.context_length)
-        out = ml.predict(_inputs(tokens, self._position, rows), self._state)
-        logits: Logits = np.asarray(out["logits"], dtype=np.float32).reshape(-1, model.vocab_size)
-        # Only now: a pass that failed half-way leaves keys behind `_position`, which the next one overwrites.
-        self._position += len(tokens)
+    def _forward(self, tokens: Sequence[int], rows: Rows) -> Logits:
+        out = self._coreml.ml.predict(_inputs(tokens, self._position, rows), self._state)
+        logits: Logits = np.asarray(out["logits"], dtype=np.float32).reshape(-1, self._coreml.vocab_size)
         return logits[-1] if rows == "last" else logits
-
-    def rewind(self, position: int) -> None:
-        self._model.ml  # noqa: B018 - raises when closed
-        check_rewind(position, position=self._position)
-        self._position = position
 
 
 def _inputs(tokens: Sequence[int], start: int, rows: Rows) -> dict[str, Any]:

@@ -20,11 +20,10 @@ from runtimes.artifact import Artifact
 from runtimes.base import (
     Availability,
     BareLoop,
+    CountingSession,
     DeviceStatus,
     Logits,
     Rows,
-    check_append,
-    check_rewind,
     check_threads,
 )
 from runtimes.errors import SessionError, UnavailableError, UserError
@@ -173,37 +172,21 @@ class MlxModel:
                 self.forward([0] * count, self.make_caches(), "all")
 
 
-class MlxSession:
+class MlxSession(CountingSession):
     """One sequence: its cached keys and values."""
 
     def __init__(self, model: MlxModel) -> None:
-        self._model = model
+        super().__init__(model)
+        self._mlx = model
         self._caches = model.make_caches()
-        self._position = 0
 
-    @property
-    def position(self) -> int:
-        return self._position
+    def _check_open(self) -> None:
+        self._mlx.net  # noqa: B018 - raises when closed
 
-    def append(self, tokens: Sequence[int], *, rows: Rows = "last") -> Logits:
-        model = self._model
-        model.net  # noqa: B018 - raises when closed
-        check_append(tokens, position=self._position, vocab_size=model.vocab_size, context_length=model.context_length)
-        try:
-            logits = model.forward(tokens, self._caches, rows)
-        except BaseException:
-            self._set(self._position)
-            raise
-        self._position += len(tokens)
-        return logits
+    def _forward(self, tokens: Sequence[int], rows: Rows) -> Logits:
+        return self._mlx.forward(tokens, self._caches, rows)
 
-    def rewind(self, position: int) -> None:
-        self._model.net  # noqa: B018 - raises when closed
-        check_rewind(position, position=self._position)
-        self._set(position)
-
-    def _set(self, position: int) -> None:
-        self._position = position
+    def _truncate(self, position: int) -> None:
         for layer_cache in self._caches:
             layer_cache.offset = position
 

@@ -15,11 +15,10 @@ from runtimes.artifact import Artifact
 from runtimes.base import (
     Availability,
     BareLoop,
+    CountingSession,
     DeviceStatus,
     Logits,
     Rows,
-    check_append,
-    check_rewind,
     check_threads,
 )
 from runtimes.errors import ArtifactError, SessionError, UnavailableError, UserError
@@ -146,31 +145,20 @@ class OnnxModel:
         self._session = None
 
 
-class OnnxSession:
+class OnnxSession(CountingSession):
     """One sequence, and how many of its cached tokens count."""
 
     def __init__(self, model: OnnxModel) -> None:
-        self._model = model
+        super().__init__(model)
+        self._onnx = model
         self._run: Pass = model.sequence()
-        self._position = 0
 
-    @property
-    def position(self) -> int:
-        return self._position
+    def _check_open(self) -> None:
+        self._onnx.native  # noqa: B018 - raises when closed
 
-    def append(self, tokens: Sequence[int], *, rows: Rows = "last") -> Logits:
-        model = self._model
-        model.native  # noqa: B018 - raises when closed
-        limits = {"vocab_size": model.vocab_size, "context_length": model.context_length}
-        check_append(tokens, position=self._position, **limits)
+    def _forward(self, tokens: Sequence[int], rows: Rows) -> Logits:
         logits = self._run(np.array([tokens], np.int64), LAST_ROW if rows == "last" else ALL_ROWS, self._position)
-        self._position += len(tokens)
         return logits[0] if rows == "last" else logits
-
-    def rewind(self, position: int) -> None:
-        self._model.native  # noqa: B018 - raises when closed
-        check_rewind(position, position=self._position)
-        self._position = position
 
 
 def _load(artifact: Artifact, kind: str, index: int, threads: int) -> Any:

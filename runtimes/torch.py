@@ -14,11 +14,10 @@ from runtimes.artifact import Artifact
 from runtimes.base import (
     Availability,
     BareLoop,
+    CountingSession,
     DeviceStatus,
     Logits,
     Rows,
-    check_append,
-    check_rewind,
     check_threads,
 )
 from runtimes.errors import ArtifactError, SessionError, UnavailableError, UserError
@@ -123,43 +122,28 @@ class TorchModel:
         self._net = None
 
 
-class TorchSession:
+class TorchSession(CountingSession):
     """One sequence: its cached keys and values, and how many of them count."""
 
     def __init__(self, model: TorchModel) -> None:
-        self._model = model
+        super().__init__(model)
+        self._torch = model
         self._cache = _Cache(model)
-        self._position = 0
 
-    @property
-    def position(self) -> int:
-        return self._position
+    def _check_open(self) -> None:
+        self._torch.net  # noqa: B018 - raises when closed
 
-    def append(self, tokens: Sequence[int], *, rows: Rows = "last") -> Logits:
+    def _forward(self, tokens: Sequence[int], rows: Rows) -> Logits:
         import torch
 
-        net = self._model.net
-        check_append(
-            tokens,
-            position=self._position,
-            vocab_size=self._model.vocab_size,
-            context_length=self._model.context_length,
-        )
         cache = self._cache
         cache.start = self._position
         with torch.inference_mode():
-            out = net(
+            out = self._torch.net(
                 **cache.inputs(tokens), past_key_values=cache, use_cache=True, logits_to_keep=1 if rows == "last" else 0
             )
             logits: Logits = out.logits[0].float().cpu().numpy()
-        # Only now: a pass that failed half-way leaves keys behind `_position`, which the next one overwrites.
-        self._position += len(tokens)
         return logits[-1] if rows == "last" else logits
-
-    def rewind(self, position: int) -> None:
-        self._model.net  # noqa: B018 - raises when closed
-        check_rewind(position, position=self._position)
-        self._position = position
 
 
 class _Cache:

@@ -133,7 +133,7 @@ class TestMistakes:
             (["--runtime", "torch"], "torch opens safetensors artifacts, this is gguf"),
             (["--device", "tpu"], "tpu"),
             (["--threads", "0"], "0 is not a number of threads"),
-            (["--toolset", "kiwis"], "unknown toolset 'kiwis'; there are kiwi"),
+            (["--toolset", "kiwis"], "unknown toolset 'kiwis'; there are"),
             (["--toolset", "no/such.yaml"], "no/such.yaml: no such toolset file"),
         ],
     )
