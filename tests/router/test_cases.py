@@ -11,6 +11,7 @@ import pytest
 from configs import path as config
 from router.cases import Case, CaseError, correct, load_cases, normalise, same_calls
 from router.toolset import Call, Schema, Tool, Toolset
+from router.toolset_load import load_toolset
 from router.validate import schema_errors
 
 INNER = Schema("object", properties={"n": Schema("integer", default=1), "who": Schema("string", case_insensitive=True)})
@@ -91,13 +92,14 @@ def test_correct_takes_any_accepted_list() -> None:
     assert correct(Case("2", "hm"), [], TOOLSET)
 
 
-@pytest.mark.parametrize("file", sorted(config("cases").rglob("*.jsonl")), ids=lambda p: p.stem)
-def test_shipped_cases_hold_to_their_toolset(file: Path, kiwi: Toolset) -> None:
+@pytest.mark.parametrize("file", sorted(config("cases").rglob("*.jsonl")), ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_shipped_cases_hold_to_their_toolset(file: Path) -> None:
+    toolset = load_toolset(file.parent.name)
     for case in load_cases(file):
         for calls in (case.calls, *case.accept):
-            assert [error for call in calls for error in schema_errors(call, kiwi)] == [], case.id
-            assert len(calls) <= kiwi.max_calls
-        assert set(kiwi.bound_keys) <= case.context.keys(), case.id
+            assert [error for call in calls for error in schema_errors(call, toolset)] == [], case.id
+            assert len(calls) <= toolset.max_calls
+        assert set(toolset.bound_keys) <= case.context.keys(), case.id
 
 
 GOOD = {"id": "a", "user": "hi", "calls": []}
