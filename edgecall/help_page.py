@@ -14,6 +14,8 @@ PAGES = (
     "doctor",
     "data",
     "data build",
+    "data import",
+    "data export",
     "train",
     "train base",
     "train lora",

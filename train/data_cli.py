@@ -11,6 +11,7 @@ from pathlib import Path
 from router.cases import Case, load_cases
 from runtimes.console import Parser
 from runtimes.errors import UserError
+from train.data.import_cmd import add_parsers
 from train.data.leakage import find_leaks, normalised
 from train.data.recipe import Recipe, Split, load_recipe, rows
 
@@ -19,8 +20,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; see ``--help``."""
     parser = Parser(
         "edgecall data",
-        "Build training and test cases (JSON lines) from a recipe, and check them for leakage.",
-        ["edgecall data build configs/data/kiwi.yaml --out work/kiwi-data"],
+        "Build training and test cases (JSON lines) from a recipe, import public corpora, and export both.",
+        [
+            "edgecall data build configs/data/kiwi.yaml --out work/kiwi-data",
+            "edgecall data import snips corpora/snips --out work/snips",
+            "edgecall data export work/kiwi-data/train.jsonl --toolset kiwi --to trl --out trl.jsonl",
+        ],
     )
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser)
     build = verbs.add_parser(
@@ -34,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     build.add_argument(
         "--against", type=Path, nargs="*", default=[], help="more test cases that must not be trained on"
     )
+    add_parsers(verbs)
     args = parser.parse_args(argv)
+    if args.verb != "build":
+        return int(args.run(args))
     report = build_data(load_recipe(args.recipe), args.out, args.against)
     print(json.dumps(report, indent=1))
     return 0
