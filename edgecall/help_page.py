@@ -16,6 +16,8 @@ PAGES = (
     "data build",
     "data import",
     "data export",
+    "data tools",
+    "data vary",
     "train",
     "train base",
     "train lora",

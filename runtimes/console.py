@@ -39,6 +39,9 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "matplotlib": ("bench", "train", "unsloth"),
     "jsonschema": ("bench",),
     "psutil": ("bench",),
+    "mcp": ("data",),
+    "openai": ("data",),
+    "anthropic": ("data",),
     "starlette": ("serve",),
     "uvicorn": ("serve",),
 }

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from export.checkpoint import TOKENIZER_FILES
 from router.tokenizer import RouterTokenizer
 from router.wire import render_completion, render_prompt
+from runtimes.errors import UserError
 from train.data.corpus import realise
 from train.data.mixture import Block, Mixture
 from train.data.sources import read_all
@@ -34,6 +38,8 @@ class BaseConfig:
     row_tokens: int = 1024
     swap: float = 0.5
     seed: int = 0
+    start: str | None = None
+    """A base to go on from (shape and tokenizer are its), a folder relative to the working directory; None: none."""
 
 
 def gemma3_config(shape: dict[str, Any], vocab_size: int) -> Any:
@@ -95,6 +101,18 @@ def make_mixture(config: BaseConfig, data: Path, *, dev: bool = False) -> Mixtur
     )
 
 
+def _earlier(config: BaseConfig, folder: Path) -> Path:
+    """The checkpoint that `start` names. Raises `UserError` where it is none, or of another shape."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: no config.json here; `start` names the base of an earlier stage, train that first")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    for key, value in config.model.items():
+        if found.get(key) != value:
+            raise UserError(f"{path}: {key} is {found.get(key)}, the configuration says {value}; they must agree")
+    return folder
+
+
 def train_base(
     config: BaseConfig, data: Path, folder: Path, report: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
@@ -106,12 +124,21 @@ def train_base(
 
     mixture = make_mixture(config, data)
     target = folder / "base"
-    if not (target / "tokenizer.json").is_file():
-        train_tokenizer(tokenizer_lines(mixture), target, vocab_size=config.vocab_size, seed=config.seed)
-    tokenizer = RouterTokenizer.load(target / "tokenizer.json")
     torch.manual_seed(config.seed)
-    model = Gemma3ForCausalLM(gemma3_config(config.model, tokenizer.vocab_size))
-    init_for_copying(model)
+    if config.start is not None:
+        first = _earlier(config, Path(config.start))
+        target.mkdir(parents=True, exist_ok=True)
+        for name in TOKENIZER_FILES:
+            if (first / name).is_file():
+                shutil.copyfile(first / name, target / name)
+        tokenizer = RouterTokenizer.load(target / "tokenizer.json")
+        model = Gemma3ForCausalLM.from_pretrained(first, dtype=torch.float32, local_files_only=True)
+    else:
+        if not (target / "tokenizer.json").is_file():
+            train_tokenizer(tokenizer_lines(mixture), target, vocab_size=config.vocab_size, seed=config.seed)
+        tokenizer = RouterTokenizer.load(target / "tokenizer.json")
+        model = Gemma3ForCausalLM(gemma3_config(config.model, tokenizer.vocab_size))
+        init_for_copying(model)
     parameters = sum(p.numel() for p in model.parameters())
     report({"steps": config.loop.steps, "parameters": parameters, "vocab_size": tokenizer.vocab_size})
     dev = make_mixture(config, data, dev=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from router.cases import Case, load_cases
 from runtimes.console import Parser
 from runtimes.errors import UserError
+from train.data import tools_cmd, vary_cmd
 from train.data.import_cmd import add_parsers
 from train.data.leakage import find_leaks, normalised
 from train.data.recipe import Recipe, Split, load_recipe, rows
@@ -40,7 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--against", type=Path, nargs="*", default=[], help="more test cases that must not be trained on"
     )
     add_parsers(verbs)
+    tools_cmd.add_parser(verbs)
+    vary_cmd.add_parser(verbs)
     args = parser.parse_args(argv)
+    if args.verb == "tools":
+        return tools_cmd.main(args)
+    if args.verb == "vary":
+        return vary_cmd.main(args)
     if args.verb != "build":
         return int(args.run(args))
     report = build_data(load_recipe(args.recipe), args.out, args.against)

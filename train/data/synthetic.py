@@ -200,7 +200,9 @@ class Words:
 
     def identifier(self, rng: random.Random) -> tuple[str, str]:
         """How a name is said, and the id that is meant: identifiers are kept, plain words joined by underscores."""
-        parts = self.phrase(rng, 1, 3 if rng.random() < 0.85 else 5).split()
+        parts = self.phrase(rng, 1, 3 if rng.random() < 0.75 else 6).split()
+        if len(parts) > 1 and rng.random() < 0.08:  # the same word twice: what follows its first place is no guide
+            parts.insert(rng.randint(1, len(parts)), rng.choice(parts))
         odd = rng.random()
         if odd < 0.1:
             parts.append(str(rng.randrange(100)))
@@ -234,6 +236,13 @@ class Words:
             return said, said
         if roll < 0.7:
             said = self.identifier(rng)[0].replace(" ", rng.choice("-_"))
+            return said, said
+        if roll < 0.78:  # addresses, versions, codes, times
+            n = [str(rng.randrange(rng.choice([10, 100, 256]))) for _ in range(4)]
+            said = rng.choice([".".join(n), "v" + ".".join(n[:2]), ":".join(n[:2]), "-".join(n[:3]), n[0] + "px"])
+            return said, said
+        if roll < 0.84:
+            said = self.phrase(rng, 1, 1)[: rng.randint(2, 4)].upper()
             return said, said
         word = self.phrase(rng, 1, 1)
         return word, word
