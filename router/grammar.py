@@ -130,7 +130,7 @@ class Matcher:
         return bool(token < self.grammar.tokenizer.vocab_size and self._base.validate_tokens([token]) == 1)
 
     def allowed(self, width: int) -> Ids:
-        """The ids below `width` that may come next, ascending."""
+        """The ids below `width` that may come next, ascending; `forced` must have gone as far as it can before."""
         if self._span is not None:
             return np.array(sorted(i for i in self._span.options() if i < width), dtype=np.intp)
         bits = np.frombuffer(self._base.compute_bitmask(), dtype=np.uint8)

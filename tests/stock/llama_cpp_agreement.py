@@ -53,11 +53,12 @@ from router import Router, RouteResult
 from router.cases import Case, load_cases, same_calls
 from router.gbnf import gbnf
 from router.tokenizer import RouterTokenizer
-from router.toolset import Schema, Toolset
+from router.toolset import Toolset
 from router.toolset_load import load_json
 from router.wire import WIRES, WireFormat, parse_completion, render_prompt
 from runtimes.artifact import MANIFEST, Artifact, open_artifact, sha256_file
 from runtimes.errors import UserError
+from tests.unbound import unbound
 
 MAX_NEW_TOKENS = 256
 END = " [end of text]"
@@ -164,21 +165,6 @@ def agrees(report: dict[str, Any]) -> bool:
         if converter["unexpected_metadata"] or converter["max_tensor_difference"] != 0:
             return False
     return bool(parts) and all(part["agree"] == part["cases"] for part in parts)
-
-
-def unbound(toolset: Toolset) -> Toolset:
-    """`toolset` without strings that must be copied from the request."""
-
-    def schema(node: Schema) -> Schema:
-        return dataclasses.replace(
-            node,
-            copy=False,
-            items=schema(node.items) if node.items else None,
-            properties={key: schema(child) for key, child in node.properties.items()},
-        )
-
-    tools = tuple(dataclasses.replace(tool, parameters=schema(tool.parameters)) for tool in toolset.tools)
-    return dataclasses.replace(toolset, tools=tools)
 
 
 def route_all(artifact: Artifact, cases: Sequence[Case], threads: int) -> Ours:
