@@ -33,7 +33,8 @@ from router.expressions import (
 )
 from router.language import Language
 from router.productions import Productions, productions
-from router.spans import Request, SpanKind, SpanWalk
+from router.request import Request, SpanKind
+from router.spans import SpanWalk
 from router.tokenizer import RouterTokenizer
 from router.toolset import Toolset
 from runtimes.errors import UserError

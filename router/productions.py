@@ -34,7 +34,7 @@ from router.language import Language, LanguageError
 from router.patterns import search, whole
 from router.ranges import integer_bounds, integers, number_bounds, numbers
 from router.regular import ANY, Node, but, cat, never, nonempty, optional, other_than, repeat, without
-from router.spans import SpanKind
+from router.request import SpanKind
 from router.toolset import MISSING, Schema, Tool, Toolset
 from router.wire import WireFormat, render_value
 from runtimes.errors import UserError
@@ -229,7 +229,7 @@ class _Builder:
         return language
 
     def copy(self, schema: Schema) -> Expression:
-        kind = SpanKind(schema.min_length or 0, schema.max_length)
+        kind = SpanKind(schema.min_length or 0, schema.max_length, schema.copy or "span", schema.also)
         number = self.copies.setdefault(kind, len(self.copies))
         if number in self.barred:
             raise Impossible

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final, NoReturn, get_args
+from typing import Any, Final, NoReturn, cast, get_args
 
 from router.explain import KeyPath, Where, near
 from router.formats import FORMATS
-from router.toolset import MISSING, Schema, SchemaType
+from router.toolset import MISSING, Copying, Schema, SchemaType
 from router.validate import equal, type_name, value_errors
 from router.wire_format import NAME, WIRES, WireError, check_text
 
@@ -17,7 +17,7 @@ MAX_SCHEMA_DEPTH: Final = 16
 _COMMON: Final = ("type", "description", "default", "bind")
 _NUMBER: Final = ("enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _KEYWORDS: Final[dict[SchemaType, tuple[str, ...]]] = {
-    "string": (*_COMMON, "enum", "pattern", "format", "minLength", "maxLength", "copy", "case_insensitive"),
+    "string": (*_COMMON, "enum", "pattern", "format", "minLength", "maxLength", "copy", "also", "case_insensitive"),
     "integer": (*_COMMON, *_NUMBER),
     "number": (*_COMMON, *_NUMBER),
     "boolean": _COMMON,
@@ -98,14 +98,34 @@ class SchemaReader:
                 hint = near(form, FORMATS)
                 self.fail((*path, "format"), f"{form!r} is not a format; allowed are {', '.join(FORMATS)}{hint}")
             out["format"] = form
-        for flag in ("copy", "case_insensitive"):
-            if flag in keys:
-                if not isinstance(keys[flag], bool):
-                    self.fail((*path, flag), f"{keys[flag]!r} is neither true nor false")
-                out[flag] = keys[flag]
-        if out.get("copy"):
-            if "enum" in keys:
+        if "case_insensitive" in keys:
+            if not isinstance(keys["case_insensitive"], bool):
+                self.fail((*path, "case_insensitive"), f"{keys['case_insensitive']!r} is neither true nor false")
+            out["case_insensitive"] = keys["case_insensitive"]
+        if "copy" in keys:
+            out["copy"] = self.copying(keys["copy"], (*path, "copy"))
+            if out["copy"] and "enum" in keys:
                 self.fail((*path, "copy"), "a span of the request cannot also be held to an 'enum'; drop one")
+        if "also" in keys:
+            if not out.get("copy"):
+                self.fail((*path, "also"), "goes with 'copy': it names what may stand besides the request's own words")
+            out["also"] = self.also(keys["also"], (*path, "also"), Schema(**out))
+
+    def copying(self, copy: Any, path: KeyPath) -> Copying | None:
+        if isinstance(copy, bool):
+            return "span" if copy else None
+        if copy not in get_args(Copying):
+            self.fail(path, f"{copy!r} is no way to copy; allowed are true (a span as it stands) and snake_case")
+        return cast(Copying, copy)
+
+    def also(self, values: Any, path: KeyPath, schema: Schema) -> tuple[str, ...]:
+        if not isinstance(values, list) or not values:
+            self.fail(path, f"must be a list of strings, not {type_name(values) if values != [] else 'empty'}")
+        for i, value in enumerate(values):
+            self.value(value, (*path, i), schema)
+            if value != value.strip() or not value:
+                self.fail((*path, i), f"{value!r} is empty or has white space at its ends")
+        return tuple(values)
 
     def pattern(self, pattern: Any, path: KeyPath) -> str:
         from router.patterns import PatternError, search
@@ -196,7 +216,7 @@ class SchemaReader:
             self.fail(where, f"{keys['bind']!r} is not of the form context.KEY, such as context.project_path")
         if not parameter:
             self.fail(where, "only a tool's own parameters can be bound, not what lies within them")
-        for other in ("copy", "default"):
+        for other in ("copy", "also", "default"):
             if other in keys:
                 self.fail(where, f"a bound parameter is filled from the context and cannot have {other!r}; drop one")
         return found.group(1)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 SchemaType = Literal["string", "integer", "number", "boolean", "array", "object"]
+Copying = Literal["span", "snake_case"]
 
 DEFAULT_INSTRUCTION: Final = "You are a model that can do function calling with the following functions"
 """The developer turn's sentence that FunctionGemma was trained with."""
@@ -32,8 +33,9 @@ MISSING: Final = _Missing()
 class Schema:
     """One node of a parameter schema: the subset of JSON Schema that a router can declare and decode.
 
-    `copy`, `bind` and `case_insensitive` are edgecall's own: a string that must be a span of the request; a value
-    that the router fills from the request's context and the model never sees; a string compared without case.
+    `copy`, `also`, `bind` and `case_insensitive` are edgecall's own: a string that must be copied from the request, and
+    what may stand besides; a value that the router fills from the request's context and the model never sees; a string
+    compared without case.
     """
 
     type: SchemaType
@@ -55,7 +57,11 @@ class Schema:
     additional: bool = False
     """Objects only: further keys with values of any kind may be given (a free-form object)."""
     default: Any = MISSING
-    copy: bool = False
+    copy: Copying | None = None
+    """Strings only: ``span`` (``copy: true``) for a span of the request as it stands; ``snake_case`` for a name, which
+    is a span without white space as it stands, or several words in lower case with underscores between them."""
+    also: tuple[str, ...] = ()
+    """Copied strings only: values that may stand although the request does not have them."""
     bind: str | None = None
     """Name of the context key whose value is filled in, e.g. ``project_path``."""
     case_insensitive: bool = False
@@ -157,9 +163,12 @@ def schema_to_dict(schema: Schema) -> dict[str, Any]:
             out["additionalProperties"] = True
     if schema.default is not MISSING:
         out["default"] = schema.default
-    for flag in ("copy", "case_insensitive"):
-        if getattr(schema, flag):
-            out[flag] = True
+    if schema.copy:
+        out["copy"] = True if schema.copy == "span" else schema.copy
+    if schema.also:
+        out["also"] = list(schema.also)
+    if schema.case_insensitive:
+        out["case_insensitive"] = True
     return out
 
 

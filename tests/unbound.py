@@ -13,7 +13,8 @@ def unbound(toolset: Toolset) -> Toolset:
     def schema(node: Schema) -> Schema:
         return dataclasses.replace(
             node,
-            copy=False,
+            copy=None,
+            also=(),
             items=schema(node.items) if node.items else None,
             properties={key: schema(child) for key, child in node.properties.items()},
         )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from router.formats import FORMATS
 from router.productions import FREE_DEPTH
 from router.ranges import MAX_DIGITS, integer_bounds, number_bounds
-from router.spans import chunks
+from router.request import chunks
 from router.toolset import Call, Schema, Toolset
 from router.toolset_load import from_dict
 from router.wire_format import key_problem
@@ -154,7 +154,8 @@ def number_values(schema: Schema) -> st.SearchStrategy[float]:
 def string_values(schema: Schema) -> st.SearchStrategy[str]:
     low, high = schema.min_length or 0, schema.max_length
     if schema.copy:
-        fits = [span for span in spans(REQUEST) if low <= len(span) <= (math.inf if high is None else high)]
+        offered = names(REQUEST) if schema.copy == "snake_case" else spans(REQUEST)
+        fits = [span for span in (*offered, *schema.also) if low <= len(span) <= (math.inf if high is None else high)]
         return st.sampled_from(fits)
     if schema.pattern is not None:
         found = st.from_regex(re.compile(schema.pattern, re.ASCII)).filter(lambda t: not t.endswith("\n"))
@@ -176,6 +177,31 @@ def spans(request: str) -> list[str]:
     pieces = list(chunks(request))
     runs = {"".join(pieces[i:j]) for i in range(len(pieces)) for j in range(i + 1, len(pieces) + 1)}
     return sorted(run for run in runs if run == run.strip() and _fine(run))
+
+
+def names(request: str) -> list[str]:
+    """Every name in a request, the slow way."""
+    alone = {run for run in spans(request) if not any(c.isspace() for c in run)}
+    pieces = list(chunks(request))
+    for i in range(len(pieces)):
+        for j in range(i + 1, len(pieces) + 1):
+            run = pieces[i:j]
+            if run[0].isspace() or run[-1].isspace() or not any(p.isspace() for p in run):
+                continue
+            joined = "".join("_" if p.isspace() else p.lower() for p in run)
+            parted = any(_parts(pieces, n) for n in range(i, j))
+            if not parted and _fine(joined):
+                alone.add(joined)
+    return sorted(alone)
+
+
+def _parts(pieces: list[str], n: int) -> bool:
+    piece = pieces[n]
+    if piece.isspace() or re.match(r"\w", piece):
+        return False
+    open_before = n == 0 or pieces[n - 1].isspace()
+    open_after = n == len(pieces) - 1 or pieces[n + 1].isspace()
+    return piece[0] in ',;:?!"\u201c\u201d\u201e()[]{}<>`' or (open_before and open_after)
 
 
 def anything(depth: int) -> st.SearchStrategy[Any]:

@@ -17,6 +17,7 @@ from router.toolset import Schema, Tool, to_dict
 from runtimes.artifact import sha256_file
 from runtimes.errors import ArtifactError, UserError
 from tests.fake import FakeModel, FakeSession, random_rule, scripted_rule
+from tests.unbound import unbound
 
 if TYPE_CHECKING:
     from tests.exports import Maker
@@ -144,6 +145,7 @@ def test_a_request_that_is_too_long_is_told_with_the_lengths(tokenizer: RouterTo
 
 
 def test_a_completion_that_overflows_leaves_the_prefix(tokenizer: RouterTokenizer, kiwi: Toolset) -> None:
+    kiwi = unbound(kiwi)  # a name that is copied ends with the request
     prefix = len(tokenizer.prefix_ids(kiwi))
     bias = {tokenizer.control_id("escape"): -99.0, tokenizer.control_id("start_call"): 99.0}
     model = FakeModel(random_rule(tokenizer.vocab_size, bias=bias), tokenizer.vocab_size, prefix + 80)

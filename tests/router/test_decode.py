@@ -143,6 +143,7 @@ def test_no_call_is_one_decision(tokenizer: RouterTokenizer, kiwi: Toolset) -> N
 
 
 def test_several_calls_and_no_more_than_allowed(tokenizer: RouterTokenizer, kiwi: Toolset) -> None:
+    kiwi = unbound(kiwi)
     three = replace(kiwi, max_calls=3)
     calls = [Call("load", {"item_type": "script", "item_id": str(i)}) for i in range(3)]
     for n in range(4):
@@ -209,6 +210,7 @@ def test_control_tokens_in_the_request_stay_text(tokenizer: RouterTokenizer, kiw
 
 
 def test_a_full_context_is_told_and_undone(tokenizer: RouterTokenizer, kiwi: Toolset) -> None:
+    kiwi = unbound(kiwi)
     prefix = len(tokenizer.prefix_ids(kiwi))
     escape = tokenizer.control_id("escape")
     rule = random_rule(tokenizer.vocab_size, bias={escape: -99.0, tokenizer.control_id("start_call"): 99.0})
@@ -241,6 +243,7 @@ def test_logits_that_are_no_numbers_are_told(tokenizer: RouterTokenizer, kiwi: T
 
 
 def test_an_endless_string_is_stopped_with_an_error(tokenizer: RouterTokenizer, kiwi: Toolset) -> None:
+    kiwi = unbound(kiwi)
     bias = {tokenizer.control_id("escape"): -99.0, tokenizer.control_id("end_turn"): -999.0}
     rule = random_rule(tokenizer.vocab_size, bias=bias)
     found, _ = run(rule, kiwi, tokenizer, "find it", limit=100)

@@ -121,7 +121,7 @@ def sayable(schema: Schema) -> Schema:
     """What GBNF can say: no spans, no lengths beside a pattern or in strings with ``<``."""
     inner = {name: sayable(s) for name, s in schema.properties.items()}
     items = None if schema.items is None else sayable(schema.items)
-    return replace(schema, copy=False, min_length=None, max_length=None, properties=inner, items=items)
+    return replace(schema, copy=None, also=(), min_length=None, max_length=None, properties=inner, items=items)
 
 
 @slow

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.spans import Request, SpanKind, SpanWalk, chunks
+from router.request import Request, SpanKind, chunks
+from router.spans import SpanWalk
 from router.tokenizer import RouterTokenizer
-from tests.router.decodable import REQUEST, spans
+from tests.router.decodable import REQUEST, names, spans
 
 quick = settings(deadline=None, max_examples=80)
 REQUESTS = [
@@ -22,6 +23,7 @@ REQUESTS = [
     "a\u2581b \x00 c",
     "one\ntwo\tthree",
     'sync_directives v2.1 "quoted" (x)',
+    "Load Balancer primer - the c++ note, Kim's",
 ]
 requests = st.one_of(
     st.sampled_from(REQUESTS),
@@ -59,6 +61,28 @@ def test_only_spans_come_out(tokenizer: RouterTokenizer, text: str, seed: int) -
     assert bool(starts) == bool(allowed)
     if allowed:
         assert walk(tokenizer, text, SpanKind(), random.Random(seed)) in allowed
+
+
+@quick
+@given(text=requests, seed=st.integers(0, 99))
+def test_only_names_and_what_may_stand_besides_come_out(tokenizer: RouterTokenizer, text: str, seed: int) -> None:
+    kind = SpanKind(copying="snake_case", also=("hello_there", "the"))
+    assert walk(tokenizer, text, kind, random.Random(seed)) in {*names(text), *kind.also}
+
+
+@pytest.mark.parametrize("name", ["load_balancer", "load_balancer_primer", "Balancer", "the_c++_note", "c++", "Kim's"])
+def test_a_name_is_one_word_as_it_stands_or_several_in_snake_case(tokenizer: RouterTokenizer, name: str) -> None:
+    text = REQUESTS[-1]
+    state = SpanWalk(Request(text, tokenizer.wire), SpanKind(copying="snake_case"), tokenizer)
+    for token in (*tokenizer.encode_text(name), tokenizer.control_id("escape")):
+        assert state.accept(token)
+    assert state.finished
+
+
+@pytest.mark.parametrize("name", ["load", "Load_Balancer", "primer_the", "primer_-_the", "note,_kim's"])
+def test_no_name_goes_across_marks_or_changes_one_word(tokenizer: RouterTokenizer, name: str) -> None:
+    state = SpanWalk(Request(REQUESTS[-1], tokenizer.wire), SpanKind(copying="snake_case"), tokenizer)
+    assert not all(state.accept(t) for t in (*tokenizer.encode_text(name), tokenizer.control_id("escape")))
 
 
 @quick

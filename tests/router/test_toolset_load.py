@@ -62,6 +62,8 @@ tools:
         code: {type: string, pattern: '^[A-Z]{2}[0-9]+$', default: AB1}
         day: {type: string, format: date}
         text: {type: string, copy: true, case_insensitive: true, minLength: 1, maxLength: 80}
+        name: {type: string, copy: snake_case, also: [all, the rest]}
+        plain: {type: string, copy: false}
         size: {type: integer, minimum: 1, maximum: 10, default: 2}
         ratio: {type: number, exclusiveMinimum: 0, exclusiveMaximum: 1.5}
         level: {type: integer, enum: [1, 2, 3]}
@@ -88,7 +90,9 @@ def test_every_keyword(tmp_path: Path) -> None:
     p = all_of_it.parameters.properties
     assert p["code"] == Schema("string", pattern="^[A-Z]{2}[0-9]+$", default="AB1")
     assert p["day"] == Schema("string", format="date")
-    assert p["text"] == Schema("string", copy=True, case_insensitive=True, min_length=1, max_length=80)
+    assert p["name"] == Schema("string", copy="snake_case", also=("all", "the rest"))
+    assert p["plain"] == Schema("string")
+    assert p["text"] == Schema("string", copy="span", case_insensitive=True, min_length=1, max_length=80)
     assert p["size"] == Schema("integer", minimum=1, maximum=10, default=2)
     assert p["ratio"] == Schema("number", exclusive_minimum=0, exclusive_maximum=1.5)
     assert p["level"] == Schema("integer", enum=(1, 2, 3))
@@ -115,7 +119,7 @@ def parameter(schema: str, *, required: str = "[]") -> str:
 
 P = "tools[0].parameters.properties.p"
 TYPES = "string, integer, number, boolean, array, object"
-STRING = "type, description, default, bind, enum, pattern, format, minLength, maxLength, copy, case_insensitive"
+STRING = "type, description, default, bind, enum, pattern, format, minLength, maxLength, copy, also, case_insensitive"
 FORMATS = "date, time, date-time, email, hostname, ipv4, uri, uuid"
 
 
@@ -167,7 +171,21 @@ FORMATS = "date, time, date-time, email, hostname, ipv4, uri, uuid"
         (parameter("{type: integer, copy: true}"), f":9: {P}.copy: 'copy' is for strings, not for an integer"),
         (parameter("{type: string, minimum: 1}"),
          f":9: {P}.minimum: 'minimum' is for integers and numbers, not for a string"),
-        (parameter("{type: string, copy: 1}"), f":9: {P}.copy: 1 is neither true nor false"),
+        (parameter("{type: string, copy: 1}"),
+         f":9: {P}.copy: 1 is no way to copy; allowed are true (a span as it stands) and snake_case"),
+        (parameter("{type: string, copy: kebab}"),
+         f":9: {P}.copy: 'kebab' is no way to copy; allowed are true (a span as it stands) and snake_case"),
+        (parameter("{type: string, case_insensitive: 1}"), f":9: {P}.case_insensitive: 1 is neither true nor false"),
+        (parameter("{type: string, also: [a]}"),
+         f":9: {P}.also: goes with 'copy': it names what may stand besides the request's own words"),
+        (parameter("{type: string, copy: true, also: a}"), f":9: {P}.also: must be a list of strings, not string"),
+        (parameter("{type: string, copy: true, also: []}"), f":9: {P}.also: must be a list of strings, not empty"),
+        (parameter("{type: string, copy: true, also: [a, 1]}"),
+         f":9: {P}.also[1]: 1 is integer, not a string; quote it to make it a string"),
+        (parameter("{type: string, copy: true, also: [' a']}"),
+         f":9: {P}.also[0]: ' a' is empty or has white space at its ends"),
+        (parameter("{type: string, copy: true, maxLength: 1, also: [ab]}"),
+         f":9: {P}.also[0]: 'ab' is longer than 1 characters"),
         (parameter("{type: string, copy: true, enum: [a]}"),
          f":9: {P}.copy: a span of the request cannot also be held to an 'enum'; drop one"),
         (parameter("{type: string, enum: []}"), f":9: {P}.enum: must be a list of at least one value"),

@@ -253,7 +253,7 @@ def test_every_key_of_a_schema_reads_back(tmp_path: Path) -> None:
     schema = Schema("object", properties={
         "yes": Schema("string", 'a: "b" # c', enum=("no", "1e3", " x", "null", "~", "2020-01-01")),
         "pattern": Schema("string", pattern=r"^\d+: [#'\"]$", min_length=1, max_length=9, default="1: #"),
-        "span": Schema("string", copy=True, case_insensitive=True),
+        "span": Schema("string", copy="span", case_insensitive=True),
         "where": Schema("string", bind="project_path"),
         "list": Schema("array", items=inner, min_items=1, max_items=3),
         "free": Schema("object", additional=True, default={"a": [1, None]}),

@@ -1,0 +1,172 @@
+"""What a string may copy from a request: its spans as they stand, or its names in snake case.
+
+A span is a run of chunks (`chunks`), so it begins and ends with whole words, has no space at its ends and is not empty.
+A name is a span without white space as it stands ("fetch_rates", "README.md"), or several words written in lower case
+with underscores between them ("load balancer primer" gives ``load_balancer_primer``).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from typing import Final, Literal
+
+from router.regular import UNWRITABLE
+from router.toolset import Copying
+from router.wire_format import WireFormat
+
+_PARTING: Final = frozenset(',;:?!"“”„()[]{}<>`')
+"""Marks that no name of several words goes across."""
+
+
+@dataclass(frozen=True)
+class SpanKind:
+    """How long a copied string may be, in characters, how it is copied, and what may stand besides."""
+
+    low: int = 0
+    high: int | None = None
+    copying: Copying = "span"
+    also: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where strings may begin in a source: they end at its ends from `first` to `last` (byte offsets, all of them)."""
+
+    source: Source
+    at: int
+    first: int
+    last: int
+
+
+class Request:
+    """A request, and what strings of each kind may be copied from it."""
+
+    def __init__(self, text: str, wire: WireFormat) -> None:
+        self._text = text
+        self._wire = wire
+        self._starts: dict[SpanKind, list[Start]] = {}
+
+    def starts(self, kind: SpanKind) -> list[Start]:
+        """Where strings of `kind` may begin; none where the request offers none."""
+        if kind not in self._starts:
+            self._starts[kind] = list(self._found(kind))
+        return self._starts[kind]
+
+    def _found(self, kind: SpanKind) -> Iterator[Start]:
+        if kind.copying == "span":
+            yield from self._spoken.starts(kind.low, kind.high)
+        else:
+            yield from self._spoken.starts(kind.low, kind.high, words="one")
+            yield from self._joined.starts(kind.low, kind.high, words="several")
+        for value in kind.also:
+            source = Source([value], [value], self._wire)
+            yield Start(source, 0, len(source.data), len(source.data))
+
+    @cached_property
+    def _spoken(self) -> Source:
+        pieces = list(chunks(self._text))
+        return Source(pieces, pieces, self._wire)
+
+    @cached_property
+    def _joined(self) -> Source:
+        pieces = list(chunks(self._text))
+        return Source(pieces, ["_" if p.isspace() else p.lower() for p in pieces], self._wire, parted=True)
+
+
+class Source:
+    """A text in chunks, whose runs strings are copied from: the `pieces` of a request, and how they are `written`.
+
+    `parted`: no run goes across a mark that parts words, or across one that stands alone.
+    """
+
+    def __init__(
+        self, pieces: Sequence[str], written: Sequence[str], wire: WireFormat, *, parted: bool = False
+    ) -> None:
+        text = "".join(written)
+        self.data = text.encode()
+        self._offsets = [0, *accumulate(len(character.encode()) for character in text)]
+        """Byte offset of every character, and the end."""
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self._spaces: list[int] = []
+        barred = [(m.start(), m.end()) for m in wire.splitter.finditer(text)]
+        barred += [(i, i + 1) for i, c in enumerate(text) if c in UNWRITABLE]
+        at = 0
+        for number, (piece, form) in enumerate(zip(pieces, written, strict=True)):
+            if parted and _parts(pieces, number):
+                barred.append((at, at + len(form)))
+            if piece[0].isspace():
+                self._spaces.append(at)
+            else:
+                self._starts.append(at)
+            at += len(form)
+            if not piece[-1].isspace():
+                self._ends.append(at)
+        self._barred = sorted(barred)
+        self._end_offsets = [self._offsets[e] for e in self._ends]
+        self.ends = frozenset(self._end_offsets)
+        """Byte offsets at which a string may end."""
+
+    def starts(self, low: int, high: int | None, *, words: Literal["any", "one", "several"] = "any") -> Iterator[Start]:
+        """Where strings of `low` to `high` characters may begin, of as many `words` as are parted by white space."""
+        for at in self._starts:
+            shortest, longest = max(at + low, at + 1), len(self._offsets) - 1 if high is None else at + high
+            begun = bisect_left(self._barred, (at, 0))
+            if begun < len(self._barred):
+                # What cannot be written may not lie wholly within a string. A control token's spelling may be cut.
+                longest = min([longest, *(end - 1 for _, end in self._barred[begun:])])
+            if words != "any":
+                space = bisect_left(self._spaces, at)
+                parting = self._spaces[space] if space < len(self._spaces) else len(self._offsets)
+                shortest, longest = (shortest, min(longest, parting)) if words == "one" else (parting + 1, longest)
+            first = bisect_left(self._ends, shortest)
+            last = bisect_right(self._ends, longest) - 1
+            if first <= last:
+                yield Start(self, self._offsets[at], self._end_offsets[first], self._end_offsets[last])
+
+    def next_end(self, offset: int) -> int:
+        """The first byte offset from `offset` on at which a string may end."""
+        return self._end_offsets[bisect_left(self._end_offsets, offset)]
+
+    def boundary(self, offset: int) -> int | None:
+        """The number of the character that begins at a byte offset, or None inside one."""
+        number = bisect_left(self._offsets, offset)
+        return number if number < len(self._offsets) and self._offsets[number] == offset else None
+
+    def offset(self, number: int) -> int:
+        """The byte offset of a character, or of the end for numbers past it."""
+        return self._offsets[min(number, len(self._offsets) - 1)]
+
+
+def chunks(text: str) -> Iterator[str]:
+    """The pieces that spans are made of: words, runs of white space, single other characters.
+
+    Marks and invisible joiners stay with what stands before them.
+    """
+    chunk, kind = "", ""
+    for character in text:
+        category = unicodedata.category(character)
+        now = "word" if character.isalnum() or character == "_" else "space" if character.isspace() else ""
+        joins = category[0] == "M" or category == "Cf"
+        if chunk and (joins or (now and now == kind)):
+            chunk += character
+            continue
+        if chunk:
+            yield chunk
+        chunk, kind = character, now
+    if chunk:
+        yield chunk
+
+
+def _parts(pieces: Sequence[str], number: int) -> bool:
+    """Whether a name of several words cannot go across this chunk: a comma, a dash between spaces."""
+    piece = pieces[number]
+    if piece[0].isspace() or piece[0].isalnum() or piece[0] == "_":
+        return False
+    around = (*pieces[max(number - 1, 0) : number], *pieces[number + 1 : number + 2])
+    return piece[0] in _PARTING or all(p[0].isspace() for p in around)
