@@ -11,7 +11,7 @@ from pathlib import Path
 from router.cases import Case, load_cases
 from runtimes.console import Parser
 from runtimes.errors import UserError
-from train.data import tools_cmd, vary_cmd
+from train.data import report_cmd, tools_cmd, vary_cmd
 from train.data.import_cmd import add_parsers
 from train.data.leakage import find_leaks, normalised
 from train.data.recipe import Recipe, Split, load_recipe, rows
@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--against", type=Path, nargs="*", default=[], help="more test cases that must not be trained on"
     )
     add_parsers(verbs)
+    report_cmd.add_parser(verbs)
     tools_cmd.add_parser(verbs)
     vary_cmd.add_parser(verbs)
     args = parser.parse_args(argv)

@@ -18,7 +18,7 @@ from runtimes.errors import UserError
 from train.data import importers
 from train.data.importers import files
 from train.data.importers.base import Importer, Options, Row, RowError, Skipped, each, rows, want
-from train.data.importers.duplicates import is_near, near_index
+from train.data.importers.duplicates import near, near_index
 from train.data.importers.store import read_import, toolset_lookup, write_import
 from train.data.leakage import normalised
 
@@ -245,6 +245,7 @@ def test_near_requests_are_found_exactly() -> None:
     for threshold in (0.5, 0.8, 1.0):
         index = near_index(texts[:120], threshold)
         for text in texts[120:]:
-            assert is_near(index, text) == any(share(text, other) >= threshold for other in texts[:120]), text
-    assert not is_near(near_index([]), "anything")
-    assert not is_near(near_index(["a b"]), "...")
+            found = near(index, text)
+            assert set(found) == {other for other in texts[:120] if share(text, other) >= threshold}, text
+    assert near(near_index([]), "anything") == []
+    assert near(near_index(["a b"]), "...") == []

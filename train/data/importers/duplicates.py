@@ -23,6 +23,8 @@ class NearIndex:
     """Word sets of some requests, found by their rarest words."""
 
     sets: tuple[frozenset[str], ...]
+    texts: tuple[tuple[str, ...], ...]
+    """The requests with each set."""
     frequency: Counter[str]
     postings: dict[str, list[int]]
     share: float
@@ -30,20 +32,28 @@ class NearIndex:
 
 def near_index(texts: Iterable[str], share: float = NEAR) -> NearIndex:
     """An index over requests. `share` is between 0 and 1."""
-    sets = tuple(dict.fromkeys(frozenset(normalised(text).split()) for text in texts))
+    with_set: dict[frozenset[str], dict[str, None]] = defaultdict(dict)
+    for text in texts:
+        with_set[frozenset(normalised(text).split())][text] = None
+    sets = tuple(with_set)
     frequency = Counter(word for words in sets for word in words)
     postings: dict[str, list[int]] = defaultdict(list)
     for number, words in enumerate(sets):
         for word in _prefix(words, frequency, share):
             postings[word].append(number)
-    return NearIndex(sets, frequency, dict(postings), share)
+    return NearIndex(sets, tuple(tuple(found) for found in with_set.values()), frequency, dict(postings), share)
 
 
-def is_near(index: NearIndex, text: str) -> bool:
-    """Whether some request of the index has nearly the words of `text`."""
+def near(index: NearIndex, text: str) -> list[str]:
+    """The requests of the index that have nearly the words of `text`."""
     words = frozenset(normalised(text).split())
     candidates = {n for word in _prefix(words, index.frequency, index.share) for n in index.postings.get(word, ())}
-    return any(len(words & index.sets[n]) >= index.share * len(words | index.sets[n]) for n in candidates)
+    return [
+        request
+        for n in sorted(candidates)
+        if len(words & index.sets[n]) >= index.share * len(words | index.sets[n])
+        for request in index.texts[n]
+    ]
 
 
 def _prefix(words: frozenset[str], frequency: Counter[str], share: float) -> list[str]:

@@ -26,7 +26,7 @@ from router.toolset import Toolset, to_dict
 from router.toolset_load import from_dict, load_toolset
 from runtimes.errors import UserError
 from train.data.importers.base import Importer, Options, Row, Skipped, Split, rows
-from train.data.importers.duplicates import NEAR, is_near, near_index
+from train.data.importers.duplicates import NEAR, near, near_index
 from train.data.importers.files import check, json_lines, replacing
 from train.data.leakage import normalised
 
@@ -182,7 +182,7 @@ def _second_pass(spool: Path, files: dict[str, IO[str]], kept: dict[str, str], c
             if user in exact or normalised(user) in kept:
                 counts.dropped["exact" if user in exact else "normalised"] += 1
                 continue
-            counts.near += is_near(index, user)
+            counts.near += bool(near(index, user))
             _write(files, "train", line, counts)
 
 
