@@ -1,0 +1,107 @@
+"""The README's table of results, made from the committed report that it stands for.
+
+    python -m bench.readme docs/bench/report.json README.md
+
+The text between the two marks in the README is replaced; a test fails where the two differ.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from bench.tables import ms, number, percent
+from runtimes.errors import UserError
+
+BEGIN: Final = "<!-- made by `make docs` from {source}: do not edit -->"
+END: Final = "<!-- end of what is made -->"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the table into the README. Raises `UserError` where a mark is missing."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if len(arguments) != 2:
+        raise UserError("usage: python -m bench.readme REPORT.json README.md")
+    source, readme = (Path(argument) for argument in arguments)
+    text = filled(readme.read_text(encoding="utf-8"), source)
+    temporary = readme.with_name(f".{readme.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(readme)
+    return 0
+
+
+def filled(text: str, source: Path) -> str:
+    """A page with the table of the report at `source` between its marks."""
+    begin = BEGIN.format(source=source.as_posix())
+    before, found, rest = text.partition(begin)
+    _, ended, after = rest.partition(END)
+    if not found or not ended:
+        raise UserError(f"{source}: the page has no marks '{begin}' and '{END}' to put the table between")
+    report = json.loads(source.read_text(encoding="utf-8"))
+    return f"{before}{begin}\n\n{results(report)}\n\n{END}{after}"
+
+
+def results(report: dict[str, Any]) -> str:
+    """What was measured where, a row per run, and the reference's buckets with their intervals."""
+    machine, suite = report["machines"][0], report["suite"]
+    runs = [run for run in report["runs"] if run["accuracy"]]
+    of = f" of {suite['of']}" if suite["of"] != suite["cases"] else ""
+    timed = sorted({run["latency_ms"]["n"] for run in runs if run["latency_ms"]})
+    requests = f"{timed[0]:,} to {timed[-1]:,}" if len(timed) > 1 else "".join(f"{n:,}" for n in timed)
+    head = (
+        f"{suite['cases']}{of} cases of suite `{suite['name']}`, grammar, prompt prefix cached, {requests} timed "
+        f"requests a run; {machine['cpu']}, {machine['cores']} cores, {machine['os']}, Python {machine['python']}; "
+        f"{report['started'][:10]}, commit {(report['commit'] or 'none')[:7]}."
+    )
+    columns = ("runtime", "artifact", "exact", "right tool", "exact without grammar", "same calls as torch fp32",
+               "p50 ms", "p95 ms", "p99 ms", "MB")  # fmt: skip
+    lines = [head, "", *_lines(columns, [_row(run) for run in runs])]
+    skipped = [run for run in report["runs"] if not run["accuracy"]]
+    if skipped:
+        lines += ["", " ".join(f"{run['artifact']}: {run['status']}, {run['reason']}." for run in skipped)]
+    best = next((run for run in runs if run["artifact"] == "gguf-q8_0"), runs[0])
+    lines += ["", f"By bucket, {best['artifact']} (95% intervals; without the grammar in brackets):", ""]
+    lines += _lines(("bucket", "n", "exact", "right tool"), _buckets(best))
+    return "\n".join(lines)
+
+
+def _row(run: dict[str, Any]) -> tuple[str, ...]:
+    accuracy, free, latency, parity = (
+        run["accuracy"], run["accuracy_unconstrained"], run["latency_ms"], run["parity"],
+    )  # fmt: skip
+    same = percent(parity["same_calls"]) if parity else "reference" if run["artifact"] == "safetensors-fp32" else "-"
+    return (
+        run["runtime"],
+        run["artifact"],
+        percent(accuracy["exact"]),
+        percent(accuracy["tool"]),
+        percent(free and free["exact"]),
+        same,
+        *(ms(latency and latency[key]) for key in ("p50", "p95", "p99")),
+        number(run["size_mb"], 3),
+    )
+
+
+def _buckets(run: dict[str, Any]) -> list[tuple[str, ...]]:
+    free = (run["accuracy_unconstrained"] or {"by_bucket": {}})["by_bucket"]
+    rows = []
+    for name, entry in sorted(run["accuracy"]["by_bucket"].items()):
+        cells = [
+            f"{percent(entry[key])} ({100 * low:.0f}-{100 * high:.0f})"
+            + (f" [{percent(free[name][key])}]" if name in free else "")
+            for key in ("exact", "tool")
+            for low, high in [entry[f"{key}_ci95"]]
+        ]
+        rows.append((name, str(entry["n"]), *cells))
+    return rows
+
+
+def _lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(line) + " |" for line in (columns, ["---"] * len(columns), *rows)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
