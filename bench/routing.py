@@ -12,10 +12,11 @@ from bench.guess import GuessSession
 from router.cases import Case
 from router.core import Router, RouteResult
 from router.decode import MAX_NEW_TOKENS
+from router.render import user_turn
 from router.tokenizer import RouterTokenizer
 from router.toolset import Call
 from router.toolset_load import load_json
-from router.wire_format import wire_format
+from router.wire_format import WireError, wire_format
 from runtimes import open_model
 from runtimes.artifact import open_artifact
 from runtimes.base import Logits, Model, Session
@@ -34,7 +35,16 @@ class Routed:
         """Tokens of a completion; one that has not ended by then counts as unfinished."""
 
     def limit_to(self, cases: Iterable[Case]) -> int:
-        """Set the limit to twice the longest gold completion (a longer answer is wrong whatever follows)."""
+        """Set the limit to twice the longest gold completion (a longer answer is wrong whatever follows).
+
+        Raises `UserError` for a case that lacks a context value which the toolset shows the model.
+        """
+        cases = list(cases)
+        for case in cases:
+            try:
+                self.request_ids(case)
+            except WireError as error:
+                raise UserError(f"case {case.id}: {error}") from None
         golds = (calls for case in cases for calls in (case.calls, *case.accept))
         self.limit = min(MAX_NEW_TOKENS, 16 + 2 * max((len(self._completion(g)) for g in golds), default=0))
         return self.limit
@@ -46,7 +56,7 @@ class Routed:
     def route_along(self, case: Case, guess: Sequence[int], *, grammar: bool) -> dict[str, Any]:
         """The same decisions, in one pass as far as the completion is the guess."""
         router, session = self._second
-        session.guess([*self.tokenizer.request_ids(case.user), *guess])
+        session.guess([*self.request_ids(case), *guess])
         return self._event(router, case, grammar)
 
     def timed(self, case: Case) -> dict[str, Any]:
@@ -67,12 +77,16 @@ class Routed:
     def passes_of(self, case: Case) -> list[list[int]]:
         """The tokens of each forward pass that routing a case takes."""
         result = self.router.route(case.user, self._context(case), max_new_tokens=self.limit)
-        tokens = [*self.tokenizer.request_ids(case.user), *result.token_ids]
+        tokens = [*self.request_ids(case), *result.token_ids]
         out, at = [], 0
         for size in result.stats.pass_sizes:
             out.append(tokens[at : at + size])
             at += size
         return out
+
+    def request_ids(self, case: Case) -> list[int]:
+        """The user's turn of a case, up to where the model answers."""
+        return self.tokenizer.request_ids(user_turn(self.router.toolset, case.user, case.context))
 
     def gold_ids(self, case: Case) -> list[int]:
         """The completion that the gold calls make, its stop included."""

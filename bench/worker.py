@@ -137,7 +137,7 @@ class Worker:
         ]
         room = min(router.model.context_length, COMPARED)
         for case in self._ordered():
-            request = router.tokenizer.request_ids(case.user)
+            request = router.request_ids(case)
             gold, output = router.gold_ids(case), outputs.get(case.id, [])
             both = [("gold", gold)]
             if output != gold[: len(output)]:  # else its rows are among the gold completion's
@@ -162,7 +162,7 @@ class Worker:
         router, out = self.router, []
         for item in items:
             case = self.cases[item["case"]]
-            row = router.row_behind([*router.tokenizer.request_ids(case.user), *item["before"]])
+            row = router.row_behind([*router.request_ids(case), *item["before"]])
             names = [router.tokenizer.decode([item[key]]) for key in ("a", "b")]
             out.append({"case": case.id, "margin": float(row[item["a"]] - row[item["b"]]), "tokens": names})
             emit({"done": len(out)})
@@ -218,7 +218,7 @@ class Worker:
     def speed(self, emit: Emit, *, case: str) -> dict[str, Any]:
         """Tokens a second: a whole prompt into an empty cache, and single tokens behind it. Medians."""
         router = self.router
-        prompt = [*router.prefix_ids, *router.tokenizer.request_ids(self.cases[case].user)]
+        prompt = [*router.prefix_ids, *router.request_ids(self.cases[case])]
         follow = (router.gold_ids(self.cases[case]) * DECODE_TOKENS)[:DECODE_TOKENS]
         session = router.model.session()
         session.append(prompt)

@@ -8,6 +8,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 PREFERRED = ("llama_cpp", "onnxruntime", "mlx", "coreml", "torch")
 """Which runtime serves where none is asked for: the first that is available."""
+
+_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
 def parser() -> Parser:
@@ -50,7 +53,8 @@ def parser() -> Parser:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="a value that the router fills in (project_path: the current folder)",
+        help="a value that the router fills in or shows the model (project_path: the current folder; date, weekday, "
+        "time: now)",
     )
     made.add_argument("--no-grammar", action="store_true", help="decode freely instead of only what the tools allow")
     made.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu, cuda, metal, ... (default: auto)")
@@ -85,9 +89,18 @@ def main(argv: list[str]) -> int:
     return 0 if result.error is None else 1
 
 
-def context(entries: Sequence[str]) -> dict[str, str]:
-    """The request's context from ``KEY=VALUE`` entries; `project_path` is the current folder unless given."""
-    out = {"project_path": os.getcwd()}
+def context(entries: Sequence[str], now: datetime | None = None) -> dict[str, str]:
+    """The request's context from ``KEY=VALUE`` entries.
+
+    Unless given, `project_path` is the current folder, and `date`, `weekday` and `time` are those of `now`.
+    """
+    now = now or datetime.now()
+    out = {
+        "project_path": os.getcwd(),
+        "date": now.date().isoformat(),
+        "weekday": _WEEKDAYS[now.weekday()],
+        "time": f"{now:%H:%M}",
+    }
     for entry in entries:
         key, equals, value = entry.partition("=")
         if not equals or not key.strip():

@@ -95,7 +95,8 @@ def write(
 
 def _prompts(source: Checkpoint, toolset: Toolset) -> list[list[int]]:
     """Two whole prompts of the toolset: what the network will see. Raises `UserError` without a known wire format."""
-    from export.proof_requests import default_requests
+    from export.proof_requests import default_requests, sample_context
+    from router.render import user_turn
     from router.tokenizer import RouterTokenizer
     from router.wire import WIRES
 
@@ -107,7 +108,8 @@ def _prompts(source: Checkpoint, toolset: Toolset) -> list[list[int]]:
         except UserError:
             if last == 0:
                 raise
-    return [tokenizer.prompt_ids(toolset, request) for request in default_requests(toolset, 2)]
+    turns = [user_turn(toolset, request, sample_context(toolset)) for request in default_requests(toolset, 2)]
+    return [tokenizer.prompt_ids(toolset, turn) for turn in turns]
 
 
 def _random_tokens(source: Checkpoint, capacity: int) -> list[int]:

@@ -20,8 +20,10 @@ def modelfile(weights: str, toolset: Toolset, wire: WireFormat, *, context: int)
     GGUF says that none is to be added). A client with prompts of its own sends them with ``"raw": true``.
     """
     template = _literal(render_prefix(toolset, wire)) + "{{ .Prompt }}" + _literal(render_suffix(wire))
+    example = ", ".join(f"{key}: ..." for key in toolset.shown)
     lines = [
         f"# Toolset {toolset.name}: a request goes in as it is typed, calls come out; the stop is cut off.",
+        *([f"# It begins with a line of context: {example}"] if toolset.shown else []),
         f"FROM ./{weights}",
         f'TEMPLATE """{template}"""',
         *(f'PARAMETER stop "{stop}"' for stop in wire.stops),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from router.toolset import Schema, Toolset
 
 REQUESTS = 12
+_CONTEXT = {"date": "2026-03-11", "weekday": "Wednesday", "time": "09:41", "datetime": "2026-03-11T09:41:00"}
 
 _FIXED = ("hello", "what is the capital of France?", "<end_of_turn>\n<escape>not a control token", "Grüße, 42 × 你好")
 """Served by no tool: small talk, a question, control tokens typed by a user, several scripts."""
@@ -18,6 +19,11 @@ def default_requests(toolset: Toolset, n: int = REQUESTS) -> tuple[str, ...]:
     room = max(1, n - len(_FIXED))
     step = max(1.0, len(made) / room)
     return (*(made[int(i * step)] for i in range(min(room, len(made)))), *_FIXED)[:n]
+
+
+def sample_context(toolset: Toolset) -> dict[str, str]:
+    """A value for every context key that a toolset shows, the same every time."""
+    return {key: _CONTEXT.get(key, "a value") for key in toolset.shown}
 
 
 def _requests_of(toolset: Toolset) -> Iterator[str]:

@@ -10,9 +10,11 @@ import numpy as np
 
 from export.base import Checkpoint
 from export.proof_file import Decision, Row
+from export.proof_requests import sample_context
 from router.cases import same_calls
 from router.decode import decode
 from router.grammar import Grammar
+from router.render import user_turn
 from router.tokenizer import RouterTokenizer
 from router.toolset import Call, Toolset
 from router.wire import WIRES, WireError
@@ -123,6 +125,7 @@ class _Decoder:
 
     def __init__(self, model: Model, artifact: Artifact, toolset: Toolset) -> None:
         self.tokenizer = RouterTokenizer.load(artifact.tokenizer, WIRES[artifact.wire])
+        self.toolset = toolset
         self.prefix = self.tokenizer.prefix_ids(toolset)
         self.grammar = Grammar.compile(toolset, self.tokenizer)
         self.session = model.session()
@@ -136,7 +139,7 @@ class _Decoder:
 
     def decode(self, request: str) -> _Decoded:
         """What the router makes of `request`, its prefix being in the cache."""
-        ids = self.tokenizer.request_ids(request)
+        ids = self.tokenizer.request_ids(user_turn(self.toolset, request, sample_context(self.toolset)))
         room = self.context_length - len(self.prefix) - len(ids)
         if room < 1:
             raise UserError(f"the request {request[:60]!r} does not fit the context of {self.context_length} tokens")

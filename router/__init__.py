@@ -26,7 +26,7 @@ _HOME = {
     "core": ("RouteResult", "RouteStats", "Router"),
     "grammar": ("Grammar",),
     "parse": ("parse_completion",),
-    "render": ("render_completion", "render_prefix", "render_prompt", "render_response", "render_suffix"),
+    "render": ("render_completion", "render_prefix", "render_prompt", "render_response", "render_suffix", "user_turn"),
     "tokenizer": ("RouterTokenizer",),
     "toolset": ("Call", "Schema", "Tool", "Toolset"),
     "toolset_load": ("from_dict", "from_functions", "from_openai", "load_json", "load_toolset"),
@@ -70,6 +70,7 @@ __all__ = [
     "render_suffix",
     "same_calls",
     "schema_errors",
+    "user_turn",
 ]
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 from router.decode import MAX_NEW_TOKENS, Decision, Decoded, DecodeError, decode, decode_free
 from router.grammar import Grammar
+from router.render import user_turn
 from router.tokenizer import RouterTokenizer
 from router.toolset import Call, Toolset
 from router.validate import schema_errors, value_errors
@@ -146,16 +147,16 @@ class Router:
         max_new_tokens: int = MAX_NEW_TOKENS,
         record: bool = False,
     ) -> RouteResult:
-        """The calls that `user` asks for. `context` brings the values that the toolset binds.
+        """The calls that `user` asks for. `context` brings the values that the toolset binds or shows.
 
         Raises `UserError`, before any forward pass, for an empty request, one that does not fit the context, or a bound
-        key that is missing. A completion that is no call, or has no end, is the result's `error`.
+        or shown key that is missing. A completion that is no call, or has no end, is the result's `error`.
         """
         begun = perf_counter()
         bound = self._bound(context or {})
         if not isinstance(user, str) or not user.strip():
             raise UserError("the request is empty; say what you want done")
-        request = self.tokenizer.request_ids(user)
+        request = self.tokenizer.request_ids(user_turn(self.toolset, user, context or {}))
         self._fits(request)
         tokenized = perf_counter()
         with self._lock:

@@ -34,6 +34,25 @@ def render_prefix(toolset: Toolset, wire: WireFormat = FUNCTIONGEMMA) -> str:
     )  # fmt: skip
 
 
+def user_turn(toolset: Toolset, user: str, context: Mapping[str, Any]) -> str:
+    """What the user's turn says: a line with the context that the toolset shows, if any, and the request (trimmed).
+
+    The line reads ``date: 2026-03-11, weekday: Wednesday``. It stands here, not before the declarations, so that the
+    prompt's prefix stays the same for every request. Raises `WireError` for a value that is missing or no single line.
+    """
+    parts = []
+    for key in toolset.shown:
+        value = context.get(key)
+        if value is None:
+            raise WireError(
+                f"context: no {key!r}, which toolset {toolset.name} shows the model; give it with the request"
+            )
+        if not isinstance(value, str | int | float) or len(str(value).splitlines()) != 1:
+            raise WireError(f"context: {key}: {_shorten(repr(value))} is not text or a number on one line")
+        parts.append(f"{key}: {value}")
+    return (", ".join(parts) + "\n" if parts else "") + user.strip()
+
+
 def render_suffix(wire: WireFormat = FUNCTIONGEMMA) -> str:
     """What follows the user's words, up to where the model speaks."""
     return f"{wire.end_turn}\n{wire.start_turn}{wire.model}\n"

@@ -101,6 +101,8 @@ class Toolset:
     """For people; not shown to the model."""
     instruction: str = DEFAULT_INSTRUCTION
     max_calls: int = 1
+    shown: tuple[str, ...] = ()
+    """Context keys (``show_context``) whose values the model reads at the start of the user's turn, in this order."""
 
     def __iter__(self) -> Iterator[Tool]:
         return iter(self.tools)
@@ -179,6 +181,7 @@ def to_dict(toolset: Toolset) -> dict[str, Any]:
         "description": toolset.description,
         "instruction": toolset.instruction,
         "max_calls": toolset.max_calls,
+        **({"show_context": list(toolset.shown)} if toolset.shown else {}),
         "tools": [
             {"name": t.name, "description": t.description, "parameters": schema_to_dict(t.parameters)}
             for t in toolset.tools

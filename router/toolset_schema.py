@@ -15,7 +15,7 @@ from router.validate import type_name
 
 MAX_CALLS: Final = 8
 
-_TOOLSET_KEYS: Final = ("name", "description", "instruction", "max_calls", "tools")
+_TOOLSET_KEYS: Final = ("name", "description", "instruction", "max_calls", "show_context", "tools")
 _TOOL_KEYS: Final = ("name", "description", "parameters")
 
 __all__ = ["MAX_CALLS", "KeyPath", "ToolsetError", "Where", "build", "build_tools"]
@@ -56,6 +56,7 @@ def _finish(reader: SchemaReader, tools: tuple[Tool, ...], keys: Mapping[str, An
     if not isinstance(max_calls, int) or isinstance(max_calls, bool) or not 1 <= max_calls <= MAX_CALLS:
         reader.fail(("max_calls",), f"{max_calls!r} is not a number of calls; allowed are 1 to {MAX_CALLS}")
     return Toolset(
+        shown=_shown(reader, keys.get("show_context", [])),
         name=reader.name(keys["name"], ("name",)),
         tools=tools,
         description=reader.text(keys.get("description", ""), ("description",)),
@@ -83,6 +84,17 @@ def _tool(reader: SchemaReader, data: Any, path: KeyPath) -> Tool:
     if schema.additional:
         reader.fail((*where, "additionalProperties"), "a tool takes only the parameters that it names; leave it out")
     return Tool(name, description, schema)
+
+
+def _shown(reader: SchemaReader, keys: Any) -> tuple[str, ...]:
+    where = ("show_context",)
+    if not isinstance(keys, list):
+        reader.fail(where, f"must be a list of context keys, not {type_name(keys)}")
+    for i, key in enumerate(keys):
+        reader.name(key, (*where, i))
+        if key in keys[:i]:
+            reader.fail((*where, i), f"{key!r} is listed twice")
+    return tuple(keys)
 
 
 def _distinct(reader: SchemaReader, names: list[tuple[str, KeyPath]]) -> None:

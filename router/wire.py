@@ -13,6 +13,7 @@ from router.render import (
     render_responses,
     render_suffix,
     render_value,
+    user_turn,
 )
 from router.wire_format import FUNCTIONGEMMA, GEMMA4, WIRES, WireError, WireFormat, wire_format
 
@@ -34,5 +35,6 @@ __all__ = [
     "render_responses",
     "render_suffix",
     "render_value",
+    "user_turn",
     "wire_format",
 ]

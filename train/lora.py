@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from router.cases import Case
+from router.render import user_turn
 from router.tokenizer import RouterTokenizer
 from router.toolset import Toolset
 from runtimes.errors import UserError
@@ -45,7 +46,10 @@ class PackedCases:
         self, tokenizer: RouterTokenizer, toolset: Toolset, cases: Sequence[Case], *, limit: int, seed: int
     ) -> None:
         self.prefix = tokenizer.prefix_ids(toolset)
-        self.pairs = [(tokenizer.request_ids(c.user), tokenizer.completion_ids(list(c.calls))) for c in cases]
+        self.pairs = [
+            (tokenizer.request_ids(user_turn(toolset, c.user, c.context)), tokenizer.completion_ids(list(c.calls)))
+            for c in cases
+        ]
         self.limit, self.seed = limit, seed
         longest = max(len(a) + len(b) for a, b in self.pairs)
         if len(self.prefix) + longest > limit:

@@ -156,6 +156,19 @@ def test_a_completion_that_overflows_leaves_the_prefix(tokenizer: RouterTokenize
         only_prefix(router)
 
 
+def test_the_model_reads_shown_context(tokenizer: RouterTokenizer, kiwi: Toolset) -> None:
+    shown = replace(kiwi, shown=("date",))
+    call = Call("search", {"item_type": "script", "query": "email"})
+    turn = "date: 2026-03-11\nfind email scripts"
+    rule = scripted_rule(tokenizer.vocab_size, tokenizer.prompt_ids(shown, turn), tokenizer.completion_ids([call]))
+    router = Router.from_model(FakeModel(rule, tokenizer.vocab_size), tokenizer, shown)
+    context = HERE | {"date": "2026-03-11"}
+    assert router.route("find email scripts", context).calls[0].arguments["query"] == "email"
+    with pytest.raises(UserError, match="no 'date', which toolset kiwi shows the model"):
+        router.route("find email scripts", HERE)
+    only_prefix(router)
+
+
 def test_a_toolset_that_fills_the_context_is_told(tokenizer: RouterTokenizer, kiwi: Toolset) -> None:
     model = FakeModel(random_rule(tokenizer.vocab_size), tokenizer.vocab_size, 50)
     with pytest.raises(UserError, match="toolset kiwi: its declarations take .* context of 50"):

@@ -51,6 +51,7 @@ name: full
 description: Everything that can be said.
 instruction: Choose.
 max_calls: 3
+show_context: [date, weekday]
 tools:
   - name: nothing
     description: Takes nothing.
@@ -85,6 +86,7 @@ def test_every_keyword(tmp_path: Path) -> None:
         "Choose.",
         3,
     )
+    assert toolset.shown == ("date", "weekday")
     nothing, all_of_it = toolset.tools
     assert nothing == Tool("nothing", "Takes nothing.", Schema("object"))
     p = all_of_it.parameters.properties
@@ -133,7 +135,7 @@ FORMATS = "date, time, date-time, email, hostname, ipv4, uri, uuid"
         ("name: t\ntools: []", ":2: tools: is empty; a toolset needs at least one tool"),
         ("name: t\ntools: x", ":2: tools: must be a list of tools, not string"),
         ("name: t\ntolls: []", ":2: tolls: unknown key 'tolls'; a toolset may have name, description, instruction, "
-         "max_calls, tools; did you mean 'tools'?"),
+         "max_calls, show_context, tools; did you mean 'tools'?"),
         ("name: t\nname: u", ":2: the key 'name' is given twice"),
         ("name: t\n1: u", ":2: the key 1 is not a string; quote it"),
         ("name: t\non: u", ":2: the key on is not a string; quote it"),
@@ -188,6 +190,10 @@ FORMATS = "date, time, date-time, email, hostname, ipv4, uri, uuid"
          f":9: {P}.also[0]: 'ab' is longer than 1 characters"),
         (parameter("{type: string, copy: true, enum: [a]}"),
          f":9: {P}.copy: a span of the request cannot also be held to an 'enum'; drop one"),
+        ("name: t\nshow_context: date\ntools:\n  - {name: f, description: x}",
+         ":2: show_context: must be a list of context keys, not string"),
+        ("name: t\nshow_context: [date, date]\ntools:\n  - {name: f, description: x}",
+         ":2: show_context[1]: 'date' is listed twice"),
         (parameter("{type: string, enum: []}"), f":9: {P}.enum: must be a list of at least one value"),
         (parameter("{type: string, enum: [a, 1]}"),
          f":9: {P}.enum[1]: 1 is integer, not a string; quote it to make it a string"),

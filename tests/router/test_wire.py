@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from router.render import render_call, render_completion, render_prefix, render_prompt
+from router.render import render_call, render_completion, render_prefix, render_prompt, user_turn
 from router.toolset import Call, Schema, Tool, Toolset
 from router.wire import FUNCTIONGEMMA, GEMMA4, WIRES, WireError, WireFormat, parse_completion, wire_format
 from router.wire_format import MAX_CHARACTERS, MAX_DEPTH
@@ -305,3 +306,26 @@ def test_keys_are_sorted_without_regard_to_case() -> None:
 def test_unknown_wire_format() -> None:
     with pytest.raises(WireError, match="unknown wire format 'gemma5'; there are functiongemma, gemma4"):
         wire_format("gemma5")
+
+
+def test_shown_context_stands_on_a_line_of_its_own_before_the_request() -> None:
+    toolset = Toolset("t", (Tool("f", "", Schema("object")),), shown=("date", "weekday"))
+    context = {"date": "2026-03-11", "weekday": "Wednesday", "project_path": "/p"}
+    assert user_turn(toolset, " lunch on friday\n", context) == "date: 2026-03-11, weekday: Wednesday\nlunch on friday"
+    plain = replace(toolset, shown=())
+    assert user_turn(plain, " lunch on friday\n", context) == "lunch on friday"
+    assert render_prefix(toolset) == render_prefix(plain)
+
+
+@pytest.mark.parametrize(
+    ("context", "message"),
+    [
+        ({}, "context: no 'date', which toolset t shows the model; give it with the request"),
+        ({"date": "one\ntwo"}, "context: date: .* is not text or a number on one line"),
+        ({"date": ["2026"]}, "context: date: .* is not text or a number on one line"),
+    ],
+)
+def test_shown_context_must_be_there_and_be_one_line(context: dict[str, Any], message: str) -> None:
+    toolset = Toolset("t", (Tool("f", "", Schema("object")),), shown=("date",))
+    with pytest.raises(WireError, match=message):
+        user_turn(toolset, "hi", context)

@@ -55,7 +55,7 @@ from router.gbnf import gbnf
 from router.tokenizer import RouterTokenizer
 from router.toolset import Toolset
 from router.toolset_load import load_json
-from router.wire import WIRES, WireFormat, parse_completion, render_prompt
+from router.wire import WIRES, WireFormat, parse_completion, render_prompt, user_turn
 from runtimes.artifact import MANIFEST, Artifact, open_artifact, sha256_file
 from runtimes.errors import UserError
 from tests.unbound import unbound
@@ -176,8 +176,8 @@ def route_all(artifact: Artifact, cases: Sequence[Case], threads: int) -> Ours:
         toolset,
         wire,
         cases,
-        [render_prompt(toolset, case.user, wire) for case in cases],
-        [tokenizer.prompt_ids(toolset, case.user) for case in cases],
+        [render_prompt(toolset, user_turn(toolset, case.user, case.context), wire) for case in cases],
+        [tokenizer.prompt_ids(toolset, user_turn(toolset, case.user, case.context)) for case in cases],
         routed(artifact, toolset, cases, threads),
     )
 

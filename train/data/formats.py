@@ -39,7 +39,7 @@ from router.cases import Case, CaseError, case_from_dict
 from router.chat_template import template_tools
 from router.toolset import DEFAULT_INSTRUCTION, Call, Tool, Toolset, schema_to_dict
 from router.validate import schema_errors
-from router.wire import FUNCTIONGEMMA, WireError, render_completion, render_prompt
+from router.wire import FUNCTIONGEMMA, WireError, render_completion, render_prompt, user_turn
 from runtimes.errors import UserError
 from train.data.importers.files import replacing
 
@@ -57,7 +57,7 @@ Words = Callable[[Case, Toolset], str]
 """What the user's turn says for a case."""
 
 _API_NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-_OWN: Final = ("copy", "bind", "case_insensitive")
+_OWN: Final = ("copy", "also", "bind", "case_insensitive")
 
 
 def export(
@@ -67,7 +67,7 @@ def export(
     out: Path,
     *,
     style: str | None = None,
-    words: Words = lambda case, toolset: case.user,
+    words: Words = lambda case, toolset: user_turn(toolset, case.user, case.context),
 ) -> int:
     """Write the cases (with their places) for a target; returns the number of rows.
 
