@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -59,9 +60,20 @@ def test_project_path_is_the_current_folder(ask: Cli, tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(Router, "route", spy)
     assert ask("x").code == 0
-    assert seen == {"project_path": os.getcwd()}
+    assert seen["project_path"] == os.getcwd()
     assert ask("x", "--context", "project_path=/a=b", "--context", "user=me").code == 0
-    assert seen == {"project_path": "/a=b", "user": "me"}
+    assert (seen["project_path"], seen["user"]) == ("/a=b", "me")
+
+
+def test_the_date_is_todays_unless_given() -> None:
+    now = datetime(2026, 3, 11, 9, 5)
+    assert route.context([], now) == {
+        "project_path": os.getcwd(),
+        "date": "2026-03-11",
+        "weekday": "Wednesday",
+        "time": "09:05",
+    }
+    assert route.context(["date=2020-01-01"], now)["date"] == "2020-01-01"
 
 
 def test_every_call_gets_the_bound_value(ask: Cli) -> None:
