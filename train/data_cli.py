@@ -74,7 +74,7 @@ def build_data(recipe: Recipe, out: Path, against: Sequence[Path]) -> dict[str, 
         "dev": training_cases(recipe, "dev", extra),
         "test": test,
     }
-    report: dict[str, object] = {"toolset": recipe.toolset, "seed": recipe.seed}
+    report: dict[str, object] = {"toolset": recipe.toolset.name, "seed": recipe.seed}
     for name, cases in splits.items():
         temporary = out / f".tmp-{name}.jsonl"
         tools: Counter[str] = Counter()

@@ -1,7 +1,7 @@
 """From a recipe (patterns x phrasings x typed fillers) to cases, row by row from a seed.
 
-A template is text with choices ``(a|b|)``, macros ``<find>`` and slots ``{topic}``; `configs/data/kiwi.yaml` is the
-worked example and explains its keys. Row `n` of a split is a function of the seed, the split and `n`.
+A template is text with choices ``(a|b|)``, macros ``<find>`` and slots ``{topic}``; the recipes in ``configs/data`` are
+worked examples and explain their keys. Row `n` of a split is a function of the seed, the split and `n`.
 """
 
 from __future__ import annotations
@@ -10,16 +10,20 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from router.cases import Case
-from router.toolset import Call
+from router.toolset import Call, Toolset
+from router.toolset_load import load_toolset
 from runtimes.errors import UserError
 from train.data.fillers import Fillers
+from train.data.leakage import bare
 from train.data.noise import polite, roughen, surface
+from train.data.slots import WEEKDAYS, Side, Slots, read_slots
 
 Split = Literal["train", "dev", "test"]
 
@@ -37,8 +41,8 @@ class Pattern:
     name: str
     weight: dict[str, float]
     """Its share of a side (``train``, ``test``), against the other patterns' weights."""
-    call: str | None
-    arguments: dict[str, Any]
+    calls: tuple[tuple[str, dict[str, Any]], ...]
+    """Tool and arguments of each call; none for requests that no tool serves."""
     modifiers: dict[str, str]
     """Slot -> name of the modifier group that fills it."""
     types: tuple[str, ...]
@@ -47,10 +51,19 @@ class Pattern:
 
 
 @dataclass(frozen=True)
+class Several:
+    """Requests made of two: how often, of which patterns, and what joins them."""
+
+    share: float
+    patterns: frozenset[str]
+    joiners: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A parsed recipe file."""
 
-    toolset: str
+    toolset: Toolset
     seed: int
     rows: dict[str, int]
     types: dict[str, Any]
@@ -60,6 +73,10 @@ class Recipe:
     patterns: tuple[Pattern, ...]
     noise_rate: float
     noise_share: float
+    slots: Slots
+    several: Several | None
+    strict: bool
+    """No training row has a test row's wording, even where slots and stop words differ."""
     cities: tuple[str, ...] = ("paris", "oslo", "berlin", "tokyo", "madrid", "boston", "cairo", "lima")
 
 
@@ -67,14 +84,16 @@ def load_recipe(path: Path) -> Recipe:
     """Read a recipe. Raises `UserError` naming the file and what is wrong in it."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return _recipe(data, path.parent)
+        return _recipe(data, path)
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot read the recipe ({' '.join(str(error).split())})") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: not a recipe ({type(error).__name__}: {error}); see configs/data/kiwi.yaml") from None
 
 
-def _recipe(data: dict[str, Any], folder: Path) -> Recipe:
+def _recipe(data: dict[str, Any], path: Path) -> Recipe:
+    toolset = load_toolset(data["toolset"])
+    slots = read_slots(data.get("slots", {}))
     patterns = []
     for p in data["patterns"]:
         modifiers = {"source": p["modifier"]} if "modifier" in p else {}
@@ -88,28 +107,53 @@ def _recipe(data: dict[str, Any], folder: Path) -> Recipe:
                     for side in ("train", "test")
                     for w in [p["weight"]]
                 },
-                p["call"],
-                p.get("arguments", {}),
+                _calls_of(p),
                 modifiers,
-                tuple(p.get("types", data["types"])),
+                tuple(p.get("types", data.get("types", ()))),
                 p.get("bucket", "easy"),
                 {s: tuple(_template(t) for t in p[s]) for s in ("train", "test")},
             )
         )
-    macros = data["macros"]
-    words = {s: Fillers.read(data["words"][s], folder) for s in ("train", "test")}
-    return Recipe(
-        data["toolset"],
+    words = {s: Fillers.read(lists, path.parent) for s, lists in data.get("words", {}).items()}
+    several = data.get("several")
+    recipe = Recipe(
+        toolset,
         int(data["seed"]),
         data["rows"],
-        data["types"],
-        data["modifiers"],
-        macros,
+        data.get("types", {}),
+        data.get("modifiers", {}),
+        data.get("macros", {}),
         words,
         tuple(patterns),
         float(data["noise"]["rate"]),
         float(data["noise"]["share"]),
+        slots,
+        several and Several(float(several["share"]), frozenset(several["patterns"]), tuple(several["joiners"])),
+        bool(data.get("strict", False)),
     )
+    _check(recipe)
+    return recipe
+
+
+def _calls_of(pattern: dict[str, Any]) -> tuple[tuple[str, dict[str, Any]], ...]:
+    if "calls" in pattern:
+        return tuple((call["call"], call.get("arguments", {})) for call in pattern["calls"])
+    return () if pattern["call"] is None else ((pattern["call"], pattern.get("arguments", {})),)
+
+
+def _check(recipe: Recipe) -> None:
+    """Every tool, parameter and joined pattern that is named is there."""
+    names = {p.name for p in recipe.patterns}
+    if recipe.several and not recipe.several.patterns <= names:
+        raise ValueError(f"several: no pattern {sorted(recipe.several.patterns - names)[0]!r}")
+    for pattern in recipe.patterns:
+        for name, arguments in pattern.calls:
+            tool = recipe.toolset.tool(name)
+            if tool is None:
+                raise ValueError(f"pattern {pattern.name}: no tool {name!r} in toolset {recipe.toolset.name}")
+            for key in arguments:
+                if key not in tool.visible:
+                    raise ValueError(f"pattern {pattern.name}: {name} has no parameter {key!r}")
 
 
 def _template(entry: str | dict[str, dict[str, Any]]) -> Template:
@@ -127,7 +171,7 @@ def rows(recipe: Recipe, split: Split) -> Iterator[Case]:
     if split != "test":
         for case, skeleton in _made(recipe, "test"):
             forbidden.add(case.user.lower())
-            skeletons.add(skeleton)
+            skeletons |= {skeleton} - {""}
         if split == "train":
             forbidden |= {c.user.lower() for c, _ in _made(recipe, "dev")}
     for case, skeleton in _made(recipe, split):
@@ -143,26 +187,59 @@ def _made(recipe: Recipe, split: Split) -> Iterator[tuple[Case, str]]:
     for number in range(recipe.rows[split]):
         rng = random.Random(f"{recipe.seed}/{split}/{number}")
         pattern = rng.choices(recipe.patterns, weights)[0]
-        yield _row(recipe, pattern, split, number, rng)
+        context = _context(recipe.toolset, rng)
+        said = [_said(recipe, pattern, split, context, rng)]
+        joiner = ""
+        several = recipe.several
+        if several and pattern.name in several.patterns and rng.random() < several.share:
+            others = [(p, w) for p, w in zip(recipe.patterns, weights, strict=True) if p.name in several.patterns]
+            other = rng.choices([p for p, _ in others], [w for _, w in others])[0]
+            joiner = rng.choice(several.joiners)
+            said.append(_said(recipe, other, split, context, rng))
+        parts = said[0].parts if len(said) == 1 else [*said[0].parts, (joiner, False), *said[1].parts]
+        user = _say(recipe, parts, rng, plain=split == "test")
+        calls = tuple(_as_it_stands(call, user, recipe.toolset, split) for one in said for call in one.calls)
+        skeleton = joiner.join(one.skeleton for one in said)
+        case = Case(
+            f"{recipe.toolset.name}-{split}-{number:05d}",
+            user,
+            context,
+            pattern.bucket if len(said) == 1 else "several",
+            calls,
+            template=" + ".join(one.template for one in said),
+        )
+        yield case, wording(skeleton, stop=recipe.strict)
 
 
-def _row(recipe: Recipe, pattern: Pattern, split: Split, number: int, rng: random.Random) -> tuple[Case, str]:
-    side = "test" if split == "test" else "train"
+@dataclass(frozen=True)
+class _Said:
+    """A pattern said once: pieces (and whether each is a slot's), calls, the template and its wording."""
+
+    parts: list[tuple[str, bool]]
+    calls: list[Call]
+    template: str
+    skeleton: str
+
+
+def _said(recipe: Recipe, pattern: Pattern, split: Split, context: dict[str, Any], rng: random.Random) -> _Said:
+    side: Side = "test" if split == "test" else "train"
     template = rng.choice(pattern.templates[side])
-    fillers = recipe.words[side]
-    kind = template.override.get("item_type") or rng.choice(pattern.types)
+    kind = template.override.get("item_type") or (rng.choice(pattern.types) if pattern.types else "")
     given: dict[str, Any] = {}
     parts: list[tuple[str, bool]] = []
 
     def slot(name: str) -> str:
-        if name in ("one", "many"):
+        if name in ("one", "many") and kind:
             return str(rng.choice(recipe.types[kind][side][name]))
+        if name in recipe.slots:
+            said, given[name] = recipe.slots.fill(name, side, context, rng)
+            return said
         if name == "city":
             return rng.choice(recipe.cities)
         must = name.startswith("+")
         if name.lstrip("+") in ("source", "destination", "second"):
             return modifier(name.lstrip("+"), must)
-        said, given[name] = fillers.fill(name, rng)
+        said, given[name] = recipe.words[side].fill(name, rng)
         return said
 
     def modifier(name: str, must: bool) -> str:
@@ -174,38 +251,79 @@ def _row(recipe: Recipe, pattern: Pattern, split: Split, number: int, rng: rando
         return str(rng.choice(group["values"][value][side]))
 
     skeleton: list[str] = []
-    for text, name in _expand(template.text, recipe.macros, rng):
+    for text, name in expand(template.text, recipe.macros, rng):
         if name is None:
             parts.append((text, False))
             skeleton.append(text)
         else:
             parts.append((slot(name), True))
             skeleton.append("{}")
-    user = _say(recipe, parts, rng, plain=split == "test")
-    calls: list[Call] = []
-    if pattern.call is not None:
-        wanted = {**pattern.arguments, **template.override}
-        arguments = {k: _resolve(v, {**given, "type": kind}) for k, v in wanted.items()}
-        arguments.update({k[1:]: v for k, v in given.items() if k.startswith("=")})
-        if "query" in arguments and "vtopic" in given:
-            arguments["query"] = given["vtopic"]
-        calls = [Call(pattern.call, arguments)]
-    key = f"{pattern.name}: {template.text}"
-    name = f"{recipe.toolset}-{split}-{number:05d}"
-    case = Case(name, user, {"project_path": "/home/me/project"}, pattern.bucket, tuple(calls), template=key)
-    return case, " ".join("".join(skeleton).lower().split())
+    calls = []
+    for tool, arguments in pattern.calls:
+        wanted = {**arguments, **template.override}
+        found = {k: _resolve(v, {**given, "type": kind}) for k, v in wanted.items()}
+        found.update({k[1:]: v for k, v in given.items() if k.startswith("=")})
+        if "query" in found and "vtopic" in given:
+            found["query"] = given["vtopic"]
+        calls.append(Call(tool, {k: v for k, v in found.items() if v is not None}))
+    return _Said(parts, calls, f"{pattern.name}: {template.text}", "".join(skeleton))
+
+
+def _context(toolset: Toolset, rng: random.Random) -> dict[str, Any]:
+    """What a request brings: bound values that do not matter, and a day where the model is shown one."""
+    context: dict[str, Any] = dict.fromkeys(toolset.bound_keys, "/home/me/project")
+    if "date" in toolset.shown:
+        day = date(2024, 1, 1) + timedelta(days=rng.randrange(4 * 365))
+        context["date"] = day.isoformat()
+        if "weekday" in toolset.shown:
+            context["weekday"] = WEEKDAYS[day.weekday()]
+    return context
+
+
+def _as_it_stands(call: Call, user: str, toolset: Toolset, split: Split) -> Call:
+    """Copied strings as the request writes them: what is said may have changed case since it was drawn.
+
+    Held-out requests are said as drawn, and where case does not count, theirs is left alone.
+    """
+    tool = toolset.tool(call.name)
+    arguments = dict(call.arguments)
+    for key, value in arguments.items():
+        schema = tool.visible[key] if tool else None
+        if schema and schema.copy == "span" and (split != "test" or not schema.case_insensitive):
+            at = user.lower().find(str(value).lower())
+            if at >= 0 and len(user.lower()) == len(user):
+                arguments[key] = user[at : at + len(str(value))]
+    return Call(call.name, arguments)
 
 
 def _resolve(value: Any, given: dict[str, Any]) -> Any:
+    """An argument's value; None where its slot was not said.
+
+    ``{x}`` is what slot `x` means; text around slots makes a string of them, ``{x=default}`` names one's default there.
+    """
     if isinstance(value, dict):
-        return {k: _resolve(v, given) for k, v in value.items()}
-    if isinstance(value, str) and value.startswith("{"):
+        return {k: v for k, v in ((k, _resolve(v, given)) for k, v in value.items()) if v is not None}
+    if isinstance(value, list):
+        return [v for v in (_resolve(v, given) for v in value) if v is not None]
+    if not isinstance(value, str) or "{" not in value:
+        return value
+    if re.fullmatch(r"\{[+a-z_0-9]+\}", value):
         name = value[1:-1]
         return given.get(name, given.get("vtopic") if name == "topic" else None)
-    return value
+    if not any(given.get(name) is not None for name in re.findall(r"\{([+a-z_0-9]+)", value)):
+        return None
+    return re.sub(r"\{([+a-z_0-9]+)(?:=([^}]*))?\}", lambda m: str(given.get(m[1], m[2] or "")), value)
 
 
-def _expand(text: str, macros: dict[str, list[str]], rng: random.Random) -> list[tuple[str, str | None]]:
+def wording(skeleton: str, *, stop: bool) -> str:
+    """What a row's template says, spaces and case aside; with `stop`, without slots and stop words too."""
+    words = skeleton.lower().split()
+    if not stop:
+        return " ".join(words)
+    return bare(skeleton.replace("{}", " "))
+
+
+def expand(text: str, macros: dict[str, list[str]], rng: random.Random) -> list[tuple[str, str | None]]:
     """Choices and macros resolved: literal pieces, and slots by name, in order."""
     while True:
         inner = re.search(r"\(([^()]*\|[^()]*)\)", text)

@@ -21,16 +21,11 @@ from runtimes.errors import UserError
 from train.data.formats import stream_cases
 from train.data.importers.duplicates import near, near_index
 from train.data.importers.store import ToolsetLookup
-from train.data.leakage import normalised
+from train.data.leakage import bare, normalised
 
 EXAMPLES: Final = 5
 """Leaks of a kind that are written out."""
 KINDS: Final = ("exact", "normalised", "near", "template", "wording")
-_STOP: Final = frozenset(
-    "a an the this that these those my our your his her its their i we you he she it they me us them to of in on at "
-    "for from with by about into over and or but so is are was were be been do does did have has had can could will "
-    "would shall should may might must please just now then there here some any all".split()
-)
 
 
 @dataclass
@@ -190,8 +185,7 @@ class _Seeker:
 def wording(template: str) -> str:
     """A template's own words: without its pattern's name, slots, macros and stop words. Empty where none are left."""
     text = re.sub(r"^[\w-]+: ", "", template)
-    words = normalised(re.sub(r"[{<][^{}<>]*[}>]", " ", text)).split()
-    return " ".join(word for word in words if word not in _STOP)
+    return bare(re.sub(r"[{<][^{}<>]*[}>]", " ", text))
 
 
 def quantiles(counts: Counter[int]) -> dict[str, int]:

@@ -1,0 +1,198 @@
+"""A recipe's own slots: lists of what can be said, and values that depend on the day.
+
+    slots:
+      city: {train: [paris, "new york"], test: [oslo]}              # the value is what is said
+      unit: {train: {celsius: [in celsius, "°C"]}, test: {...}}     # value: ways to say it
+      phone: {kind: digits, train: ["0### ######"], test: ["+44 #### ####"]}
+      day: {kind: date}                                             # "next friday" -> 2026-03-20
+      clock: {kind: clock}                                          # "half past two" -> 14:30:00
+      count: {kind: number, low: 1, high: 50}                       # "three" or "3" -> 3
+      mass: {kind: number, low: 1, high: 90, places: 2}             # "4.25" -> 4.25
+      code: {kind: verbatim, train: ["print({1: 2})"], test: [...]} # as it stands, braces and all
+      to: {drop: [my, the], train: ["my {relation}"], test: [...]}  # "my boss" is said, "boss" meant
+
+Strings may hold choices ``(a|b)`` and other slots ``{first}``. A slot `city2` is a second draw from `city`. What both
+sides list is an error, so that the fillers of training and of held-out requests differ; dates, times and numbers are
+worked out and shared.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any, Final, Literal
+
+from train.data.leakage import bare
+
+Side = Literal["train", "test"]
+Filled = tuple[str, Any]
+"""What is said, and what is meant."""
+
+WEEKDAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+MONTHS: Final = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "December",
+)  # fmt: skip
+_KINDS: Final = ("words", "digits", "verbatim", "date", "clock", "number")
+_NUMBERS: Final = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One slot: a kind, and what each side may say (value -> ways; for plain lists, each way is its own value)."""
+
+    kind: str
+    ways: Mapping[str, Sequence[tuple[Any, tuple[str, ...]]]]
+    low: int = 0
+    high: int = 0
+    places: int = 0
+    """Decimal places that a number has at most."""
+    drop: tuple[str, ...] = ()
+    """Leading words that are said but not meant, such as articles."""
+
+
+class Slots:
+    """A recipe's slots by name."""
+
+    def __init__(self, slots: Mapping[str, Slot]) -> None:
+        self._slots = slots
+
+    def __contains__(self, name: str) -> bool:
+        return name.rstrip("0123456789") in self._slots
+
+    def fill(self, name: str, side: Side, context: Mapping[str, Any], rng: random.Random) -> Filled:
+        """What is said for slot `name`, and the value that it stands for. Raises `KeyError` for an unknown slot."""
+        slot = self._slots[name.rstrip("0123456789")]
+        if slot.kind == "date":
+            return a_date(date.fromisoformat(context["date"]), rng)
+        if slot.kind == "clock":
+            return a_clock(rng)
+        if slot.kind == "number" and slot.places and rng.random() < 0.6:
+            real = round(rng.uniform(slot.low, slot.high), rng.randint(1, slot.places))
+            return (str(int(real)), int(real)) if real.is_integer() else (str(real), real)
+        if slot.kind == "number":
+            value = rng.randint(slot.low, slot.high)
+            return (_NUMBERS[value] if value < len(_NUMBERS) and rng.random() < 0.3 else str(value)), value
+        value, ways = rng.choice(slot.ways[side])
+        said = rng.choice(ways)
+        if slot.kind != "verbatim":
+            said = self._say(said, side, context, rng)
+        if slot.kind == "digits":
+            said = re.sub("#", lambda _: str(rng.randrange(10)), said)
+        if value is None:
+            first, _, rest = said.partition(" ")
+            value = rest if rest and first.lower() in slot.drop else said
+        return said, value
+
+    def _say(self, text: str, side: Side, context: Mapping[str, Any], rng: random.Random) -> str:
+        while inner := re.search(r"\(([^()]*\|[^()]*)\)", text):
+            text = text[: inner.start()] + rng.choice(inner.group(1).split("|")) + text[inner.end() :]
+        return re.sub(r"\{([a-z_0-9]+)\}", lambda m: self.fill(m[1], side, context, rng)[0], text)
+
+
+def read_slots(data: Mapping[str, Any]) -> Slots:
+    """Slots from a recipe's ``slots``. Raises `ValueError` for an unknown kind and for fillers that both sides have."""
+    slots = {}
+    for name, spec in data.items():
+        kind = spec.get("kind", "words")
+        if kind not in _KINDS:
+            raise ValueError(f"slots: {name}: unknown kind {kind!r}; there are {', '.join(_KINDS)}")
+        ways = {side: _ways(spec[side]) for side in ("train", "test") if side in spec}
+        if kind in ("words", "digits", "verbatim"):
+            _disjoint(name, {side: {w for _, said in found for w in said} for side, found in ways.items()})
+        drop = tuple(str(word) for word in spec.get("drop", ()))
+        bounds = (int(spec.get("low", 1)), int(spec.get("high", 20)), int(spec.get("places", 0)))
+        slots[name] = Slot(kind, ways, *bounds, drop)
+    return Slots(slots)
+
+
+def _ways(data: Any) -> list[tuple[Any, tuple[str, ...]]]:
+    if isinstance(data, Mapping):
+        return [(value, tuple(str(way) for way in said)) for value, said in data.items()]
+    return [(None, (str(way),)) for way in data]
+
+
+def _disjoint(name: str, sides: Mapping[str, set[str]]) -> None:
+    missing = {"train", "test"} - set(sides)
+    if missing:
+        raise ValueError(f"slots: {name}: nothing for {missing.pop()!r}; both sides need fillers")
+    train, test = ({way.lower() for way in sides[side]} for side in ("train", "test"))
+    # A filler of other slots and stop words is as different as those slots' are.
+    shared = {way for way in train & test if "{" not in way or bare(re.sub(r"\{[a-z_0-9]+\}", " ", way))}
+    if shared:
+        raise ValueError(f"slots: {name}: {sorted(shared)[0]!r} is in train and in test; fillers must differ")
+
+
+def a_date(today: date, rng: random.Random) -> Filled:
+    """A day to come as people say it, and its ISO date.
+
+    A bare weekday is the next one to come (never today), ``next friday`` the one of the week after (weeks begin on
+    Monday); a day without its month or year is the next one to come.
+    """
+    kind = rng.choice(("near", "near", "weekday", "weekday", "weekday", "next", "month", "month", "iso", "in", "day"))
+    if kind == "near":
+        said, days = rng.choice((("today", 0), ("tomorrow", 1), ("the day after tomorrow", 2), ("tomorrow", 1)))
+        return said, (today + timedelta(days)).isoformat()
+    if kind == "weekday":
+        number = rng.randrange(7)
+        ahead = (number - today.weekday() - 1) % 7 + 1
+        said = rng.choice(("", "this ", "", "this coming ") if ahead + today.weekday() < 7 else ("",))
+        return f"{said}{WEEKDAYS[number]}", (today + timedelta(ahead)).isoformat()
+    if kind == "next":
+        number = rng.randrange(7)
+        ahead = 7 - today.weekday() + number
+        return f"next {WEEKDAYS[number]}", (today + timedelta(ahead)).isoformat()
+    if kind == "in":
+        days = rng.choice((2, 3, 4, 5, 6, 7, 10, 14, 21))
+        if days % 7 == 0:
+            said = {7: ("a week", "one week", "7 days"), 14: ("two weeks", "2 weeks"), 21: ("three weeks", "3 weeks")}
+            return f"in {rng.choice(said[days])}", (today + timedelta(days)).isoformat()
+        spelled = _NUMBERS[days] if rng.random() < 0.5 and days < len(_NUMBERS) else str(days)
+        return f"in {spelled} days", (today + timedelta(days)).isoformat()
+    day = today + timedelta(rng.randrange(1, 330))
+    if kind == "iso":
+        return day.isoformat(), day.isoformat()
+    if kind == "day":
+        day = today + timedelta(rng.randrange(1, 27))
+        return f"the {_ordinal(day.day)}", day.isoformat()
+    month = MONTHS[day.month - 1]
+    month = rng.choice((month, month, month[:3]))
+    said = rng.choice((f"{month} {day.day}", f"{month} {_ordinal(day.day)}", f"{day.day} {month}",
+                       f"the {_ordinal(day.day)} of {month}"))  # fmt: skip
+    return said, day.isoformat()
+
+
+def a_clock(rng: random.Random) -> Filled:
+    """A time of day as people say it, and ``HH:MM:SS``. Bare hours from 1 to 6 are in the afternoon, 7 to 11 in the
+    morning."""
+    hour, minute = rng.randrange(7, 22), rng.choice((0, 0, 0, 0, 15, 30, 30, 45, 5, 10, 20, 40, 50))
+    value = f"{hour:02d}:{minute:02d}:00"
+    twelve, half = (hour - 1) % 12 + 1, "am" if hour < 12 else "pm"
+    if (hour, minute) == (12, 0) and rng.random() < 0.5:
+        return "noon", value
+    spelled = _NUMBERS[twelve] if rng.random() < 0.2 else str(twelve)
+    clear = 7 <= hour <= 11 or 12 <= hour <= 18  # what a bare hour means
+    past = {15: "quarter past", 30: "half past", 10: "ten past", 20: "twenty past"}.get(minute)
+    ways = [f"{twelve}:{minute:02d}{half}", f"{twelve}:{minute:02d} {half}", f"{hour}:{minute:02d}"]
+    if minute == 0:
+        ways += [f"{twelve}{half}", f"{twelve} {half}", f"{twelve}{half}", f"{twelve} {half}"]
+        ways += [spelled, f"{spelled} o'clock"] if clear else []
+    if hour <= 11:
+        ways.append(f"{spelled if minute == 0 else f'{twelve}:{minute:02d}'} in the morning")
+    elif hour < 18:
+        ways.append(f"{spelled if minute == 0 else f'{twelve}:{minute:02d}'} in the afternoon")
+    else:
+        ways.append(f"{spelled if minute == 0 else f'{twelve}:{minute:02d}'} in the evening")
+    if past and clear:
+        ways.append(f"{past} {spelled}")
+    return rng.choice(ways), value
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
