@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     lora.add_argument("config", type=Path, help="a configs/train/lora-*.yaml file")
     lora.add_argument("--base", required=True, help="a model folder, `seed`, a checkpoint folder, or a hub name")
     lora.add_argument("--against", type=Path, nargs="*", default=[], help="test cases that must not be trained on")
+    lora.add_argument("--data", type=Path, help="folder of the public corpora, for recipes that draw on them")
     for sub in (base, lora):
         sub.add_argument(
             "--out", type=Path, required=True, help="folder for checkpoints and the result; resumes what lies there"
@@ -82,7 +83,7 @@ def _lora(args: argparse.Namespace) -> int:
 
     data = read_config(args.config)
     config = make(LoraConfig, args.config, {**data, "loop": make_loop(data.get("loop", {}), args)})
-    recipe = load_recipe(args.config.parent / config.recipe)
+    recipe = load_recipe(args.config.parent / config.recipe, args.data)
     against = [case for path in args.against for case in load_cases(path)]
     train, dev = (list(training_cases(recipe, split, against)) for split in ("train", "dev"))  # type: ignore[arg-type]
     toolset = load_toolset(config.toolset)

@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     build.add_argument("recipe", type=Path, help="a configs/data/*.yaml file")
     build.add_argument("--out", type=Path, required=True, help="folder to write into")
+    build.add_argument("--data", type=Path, help="folder of the public corpora that a recipe draws on")
     build.add_argument(
         "--against", type=Path, nargs="*", default=[], help="more test cases that must not be trained on"
     )
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return vary_cmd.main(args)
     if args.verb != "build":
         return int(args.run(args))
-    report = build_data(load_recipe(args.recipe), args.out, args.against)
+    report = build_data(load_recipe(args.recipe, args.data), args.out, args.against)
     print(json.dumps(report, indent=1))
     return 0
 

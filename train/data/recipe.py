@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from router.cases import Case
 from router.toolset import Call, Toolset
 from router.toolset_load import load_toolset
 from runtimes.errors import UserError
+from train.data.corpora import Corpus, corpus_cases, read_corpora
 from train.data.fillers import Fillers
 from train.data.leakage import bare
 from train.data.noise import polite, roughen, surface
@@ -77,25 +78,31 @@ class Recipe:
     several: Several | None
     strict: bool
     """No training row has a test row's wording, even where slots and stop words differ."""
+    corpora: tuple[Corpus, ...] = ()
+    data: Path | None = None
+    """Where the corpora lie, a folder of each."""
     cities: tuple[str, ...] = ("paris", "oslo", "berlin", "tokyo", "madrid", "boston", "cairo", "lima")
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Read a recipe. Raises `UserError` naming the file and what is wrong in it."""
+def load_recipe(path: Path, data: Path | None = None) -> Recipe:
+    """Read a recipe; `data` is the folder of its public corpora. Raises `UserError` naming file and fault."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return _recipe(data, path)
+        recipe = _recipe(yaml.safe_load(path.read_text(encoding="utf-8")), path)
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot read the recipe ({' '.join(str(error).split())})") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: not a recipe ({type(error).__name__}: {error}); see configs/data/kiwi.yaml") from None
+    if recipe.corpora and data is None:
+        names = ", ".join(corpus.source for corpus in recipe.corpora)
+        raise UserError(f"{path}: it draws on public corpora ({names}); say where they lie with --data FOLDER")
+    return replace(recipe, data=data)
 
 
 def _recipe(data: dict[str, Any], path: Path) -> Recipe:
     toolset = load_toolset(data["toolset"])
     slots = read_slots(data.get("slots", {}))
     patterns = []
-    for p in data["patterns"]:
+    for p in data.get("patterns", ()):
         modifiers = {"source": p["modifier"]} if "modifier" in p else {}
         if p.get("modifier") == "destination":
             modifiers = {"destination": "destination", "second": p["second"]}
@@ -119,17 +126,18 @@ def _recipe(data: dict[str, Any], path: Path) -> Recipe:
     recipe = Recipe(
         toolset,
         int(data["seed"]),
-        data["rows"],
+        data.get("rows", {}),
         data.get("types", {}),
         data.get("modifiers", {}),
         data.get("macros", {}),
         words,
         tuple(patterns),
-        float(data["noise"]["rate"]),
-        float(data["noise"]["share"]),
+        float(data.get("noise", {}).get("rate", 0)),
+        float(data.get("noise", {}).get("share", 0)),
         slots,
         several and Several(float(several["share"]), frozenset(several["patterns"]), tuple(several["joiners"])),
         bool(data.get("strict", False)),
+        read_corpora(data.get("corpora", ())),
     )
     _check(recipe)
     return recipe
@@ -180,11 +188,14 @@ def rows(recipe: Recipe, split: Split) -> Iterator[Case]:
             continue
         taken.add(key)
         yield case
+    for corpus in recipe.corpora:
+        assert recipe.data is not None
+        yield from corpus_cases(corpus, recipe.data, recipe.toolset, split, recipe.seed)
 
 
 def _made(recipe: Recipe, split: Split) -> Iterator[tuple[Case, str]]:
     weights = [p.weight["test" if split == "test" else "train"] for p in recipe.patterns]
-    for number in range(recipe.rows[split]):
+    for number in range(recipe.rows[split] if recipe.patterns else 0):
         rng = random.Random(f"{recipe.seed}/{split}/{number}")
         pattern = rng.choices(recipe.patterns, weights)[0]
         context = _context(recipe.toolset, rng)
