@@ -69,7 +69,8 @@ class Slots:
         """What is said for slot `name`, and the value that it stands for. Raises `KeyError` for an unknown slot."""
         slot = self._slots[name.rstrip("0123456789")]
         if slot.kind == "date":
-            return a_date(date.fromisoformat(context["date"]), rng)
+            said, value = a_date(date.fromisoformat(context["date"]), rng)
+            return (said.lower() if rng.random() < 0.5 else said), value
         if slot.kind == "clock":
             return a_clock(rng)
         if slot.kind == "number" and slot.places and rng.random() < 0.6:
@@ -162,9 +163,11 @@ def a_date(today: date, rng: random.Random) -> Filled:
         return f"the {_ordinal(day.day)}", day.isoformat()
     month = MONTHS[day.month - 1]
     month = rng.choice((month, month, month[:3]))
-    said = rng.choice((f"{month} {day.day}", f"{month} {_ordinal(day.day)}", f"{day.day} {month}",
-                       f"the {_ordinal(day.day)} of {month}"))  # fmt: skip
-    return said, day.isoformat()
+    ways = [f"{month} {day.day}", f"{month} {_ordinal(day.day)}", f"{day.day} {month}",
+            f"the {_ordinal(day.day)} of {month}", f"{WEEKDAYS[day.weekday()]}, {month} {day.day}"]  # fmt: skip
+    if day.day > 12:  # else it could be the other way round
+        ways.append(f"{day.month}/{day.day}")
+    return rng.choice(ways), day.isoformat()
 
 
 def a_clock(rng: random.Random) -> Filled:
