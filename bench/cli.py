@@ -1,4 +1,4 @@
-"""The `bench` command, and `edgecall bench`: one subcommand, ``all-runtimes``."""
+"""The `bench` command, and `edgecall bench`: ``all-runtimes`` here, ``lift`` in `bench.lift_cmd`."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ def _main(argv: list[str]) -> int:
     parser = Parser(
         "bench",
         "Accuracy and latency of every runtime, on the same cases.\n\ncommands:\n"
-        "  all-runtimes  export what is missing, run everything, write the report",
-        ["bench all-runtimes --quick", "bench all-runtimes --help"],
+        "  all-runtimes  export what is missing, run everything, write the report\n"
+        "  lift          compare a base and a tuned model, bucket by bucket",
+        ["bench all-runtimes --quick", "bench all-runtimes --help", "bench lift --help"],
         usage="bench [--help] COMMAND ...",
     )
     if not argv:
@@ -39,8 +40,12 @@ def _main(argv: list[str]) -> int:
         return 0
     if argv[0].startswith("-"):
         parser.parse_args(argv[:1])
+    if argv[0] == "lift":
+        from bench.lift_cmd import main as lift
+
+        return lift(argv[1:])
     if argv[0] != "all-runtimes":
-        raise UserError(f"unknown command {argv[0]!r}; there is all-runtimes; see `bench --help`")
+        raise UserError(f"unknown command {argv[0]!r}; there is all-runtimes, and lift; see `bench --help`")
     return all_runtimes(argv[1:])
 
 

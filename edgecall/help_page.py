@@ -25,6 +25,7 @@ PAGES = (
     "verify",
     "bench",
     "bench all-runtimes",
+    "bench lift",
     "route",
 )
 """The commands, and theirs, in the order of the page."""
