@@ -1,4 +1,4 @@
-"""Train the base model from scratch: tokenizer, Gemma 3 of any size, on declarations and calls."""
+"""Train the base model from scratch: tokenizer, Gemma 3 of any size, stage after stage (text, then tool calls)."""
 
 from __future__ import annotations
 
@@ -6,37 +6,63 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from export.checkpoint import TOKENIZER_FILES
+from router.cases import Case
 from router.tokenizer import RouterTokenizer
 from router.wire import render_completion, render_prompt
 from runtimes.errors import UserError
 from train.data.corpus import realise
 from train.data.mixture import Block, Mixture
+from train.data.recipe import load_recipe
 from train.data.sources import read_all
 from train.data.synthetic import Words
+from train.data.texts import Texts
+from train.data_cli import training_cases
 from train.init import init_for_copying
 from train.loop import LoopConfig, fit
 from train.packing import Row, pack
 from train.plot import plot_loss
 
+RECIPE_CASES = 12_000
+"""Training requests that are drawn of each recipe."""
+_WINDOW = 240
+"""Tokens of a document of text, at most."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a base: what it is trained on (text of some kinds, or blocks by weight) and how long."""
+
+    name: str
+    loop: LoopConfig
+    text: Sequence[str] = ()
+    """Kinds of `train.data.texts`; loss on every token."""
+    weights: dict[str, float] | None = None
+    """Sources of blocks (see `Mixture`); loss on the completions alone."""
+    recipes: Sequence[str] = ()
+    """Data recipes that the source ``recipes`` draws on, relative to the configuration file."""
+    swap: float = 0.5
+    rows_per_step: int = 2
+    row_tokens: int = 1280
+    seed: int = 0
+
 
 @dataclass(frozen=True)
 class BaseConfig:
-    """``configs/train/base-*.yaml``: the model's shape, the mixture and the loop."""
+    """``configs/train/base-*.yaml``: the model's shape and the stages, one after another."""
 
     name: str
     vocab_size: int
     model: dict[str, Any]
-    weights: dict[str, float]
-    loop: LoopConfig
+    stages: Sequence[Stage]
     words: Sequence[str]
-    rows_per_step: int = 2
-    row_tokens: int = 1024
-    swap: float = 0.5
+    folder: Path
+    """Where the configuration lies."""
     seed: int = 0
     start: str | None = None
     """A base to go on from (shape and tokenizer are its), a folder relative to the working directory; None: none."""
@@ -85,19 +111,45 @@ def encode_block(tokenizer: RouterTokenizer, block: Block, *, limit: int) -> Row
     return pack(tokenizer.prefix_ids(block.toolset), requests, limit=limit)
 
 
-def make_mixture(config: BaseConfig, data: Path, *, dev: bool = False) -> Mixture:
-    """The mixture over the corpora under `data`; `dev` takes their development portions."""
+def encode_text(tokenizer: RouterTokenizer, texts: Texts, rng: random.Random, *, limit: int) -> Row:
+    """One packed row of documents that do not see each other, each behind a bos; loss on every token."""
+    (bos,) = tokenizer.encode("<bos>")
+    documents: list[tuple[list[int], list[int]]] = []
+    room = limit
+    while room > _WINDOW:
+        ids = tokenizer.encode_text(texts.draw(rng, characters=4 * _WINDOW).replace("\u2581", " "))[:_WINDOW]
+        if ids:
+            documents.append(([bos], ids))
+            room -= len(ids) + 1
+    return pack([], documents, limit=limit + 1)
+
+
+def make_mixture(
+    config: BaseConfig, stage: Stage, data: Path, *, dev: bool = False, against: Sequence[Case] = ()
+) -> Mixture:
+    """A stage's mixture over the corpora under `data`; `dev` takes their development portions.
+
+    Requests that repeat one of `against` are left out of what the recipes give.
+    """
     train = read_all(data)
     texts = [r.text for c in train for r in c.requests]
     # The technical words are the vocabulary of the requests that routers for engineers see: weigh them up.
     words = Words([*texts, *[" ".join(config.words)] * 2])
     words.vocabulary += list(config.words) * 12
     corpora = read_all(data, dev=True) if dev else train
+    made = ("synthetic", "invented", *(("recipes",) if stage.recipes else ()))
     weights = {
-        k: v for k, v in config.weights.items() if k == "synthetic" or any(c.name == k and c.requests for c in corpora)
+        k: v for k, v in (stage.weights or {}).items() if k in made or any(c.name == k and c.requests for c in corpora)
     }
+    recipes = [load_recipe(config.folder / path, data) for path in stage.recipes]
+    split = "dev" if dev else "train"
     return Mixture(
-        corpora, words, weights, seed=config.seed + (1_000_003 if dev else 0), swap=0.0 if dev else config.swap
+        corpora,
+        words,
+        weights,
+        seed=stage.seed + (1_000_003 if dev else 0),
+        swap=0.0 if dev else stage.swap,
+        recipes=[(r.toolset, list(islice(training_cases(r, split, against), RECIPE_CASES))) for r in recipes],  # type: ignore[arg-type]
     )
 
 
@@ -105,7 +157,7 @@ def _earlier(config: BaseConfig, folder: Path) -> Path:
     """The checkpoint that `start` names. Raises `UserError` where it is none, or of another shape."""
     path = folder / "config.json"
     if not path.is_file():
-        raise UserError(f"{folder}: no config.json here; `start` names the base of an earlier stage, train that first")
+        raise UserError(f"{folder}: no config.json here; `start` names a base's folder, train that first")
     found = json.loads(path.read_text(encoding="utf-8"))
     for key, value in config.model.items():
         if found.get(key) != value:
@@ -114,54 +166,144 @@ def _earlier(config: BaseConfig, folder: Path) -> Path:
 
 
 def train_base(
-    config: BaseConfig, data: Path, folder: Path, report: Callable[[dict[str, Any]], None]
+    config: BaseConfig,
+    data: Path,
+    folder: Path,
+    report: Callable[[dict[str, Any]], None],
+    *,
+    stages: Sequence[str] | None = None,
+    against: Sequence[Case] = (),
 ) -> dict[str, Any]:
-    """Train and write a Hugging Face checkpoint (bf16) with its tokenizer into ``folder/base``. Resumable."""
+    """Train stage after stage, each from what the one before left in ``folder/<stage>/base``; the last one's
+    checkpoint is copied to ``folder/base`` (bf16, with tokenizer and loss curves). Resumable at any point.
+
+    `stages` names those to run, by default all; those before them must be there, or are left out of the pipeline if
+    they are not named and have not been run. Raises `UserError` for an unknown stage.
+    """
+    names = [stage.name for stage in config.stages]
+    for name in stages or ():
+        if name not in names:
+            raise UserError(f"stage {name!r}: the configuration has {', '.join(names)}")
+    earlier = _earlier(config, Path(config.start)) if config.start is not None else None
+    result: dict[str, Any] = {}
+    for stage in config.stages:
+        place = folder / stage.name
+        if stages is None or stage.name in stages:
+            result = _train_stage(config, stage, data, place, earlier, report, against)
+            earlier = place / "base"
+        elif (place / "base" / "config.json").is_file():
+            earlier = place / "base"
+    assert earlier is not None
+    target = folder / "base"
+    target.mkdir(parents=True, exist_ok=True)
+    for file in sorted(earlier.iterdir()):
+        shutil.copyfile(file, target / file.name)
+    for stage in config.stages:
+        log = folder / stage.name / "run" / "log.jsonl"
+        if log.is_file():
+            kind = "token" if stage.text else "completion token"
+            plot_loss(log, target / f"loss-{stage.name}.png", title=f"{config.name}, {stage.name}: loss per {kind}")
+    return result
+
+
+def _train_stage(
+    config: BaseConfig,
+    stage: Stage,
+    data: Path,
+    folder: Path,
+    earlier: Path | None,
+    report: Callable[[dict[str, Any]], None],
+    against: Sequence[Case],
+) -> dict[str, Any]:
+    """One stage, from the checkpoint `earlier` or from scratch; writes ``folder/base``."""
     import torch
     from transformers import Gemma3ForCausalLM
 
-    from train.tokenizer import train_tokenizer
-
-    mixture = make_mixture(config, data)
     target = folder / "base"
+    done = target / "stage.json"
+    if done.is_file():
+        return dict(json.loads(done.read_text(encoding="utf-8")))
+    target.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
-    if config.start is not None:
-        first = _earlier(config, Path(config.start))
-        target.mkdir(parents=True, exist_ok=True)
+    if earlier is not None:
         for name in TOKENIZER_FILES:
-            if (first / name).is_file():
-                shutil.copyfile(first / name, target / name)
+            if (earlier / name).is_file():
+                shutil.copyfile(earlier / name, target / name)
         tokenizer = RouterTokenizer.load(target / "tokenizer.json")
-        model = Gemma3ForCausalLM.from_pretrained(first, dtype=torch.float32, local_files_only=True)
+        model = Gemma3ForCausalLM.from_pretrained(earlier, dtype=torch.float32, local_files_only=True)
     else:
-        if not (target / "tokenizer.json").is_file():
-            train_tokenizer(tokenizer_lines(mixture), target, vocab_size=config.vocab_size, seed=config.seed)
-        tokenizer = RouterTokenizer.load(target / "tokenizer.json")
+        tokenizer = _tokenizer(config, data, target)
         model = Gemma3ForCausalLM(gemma3_config(config.model, tokenizer.vocab_size))
         init_for_copying(model)
-    parameters = sum(p.numel() for p in model.parameters())
-    report({"steps": config.loop.steps, "parameters": parameters, "vocab_size": tokenizer.vocab_size})
-    dev = make_mixture(config, data, dev=True)
-    validation = [[encode_block(tokenizer, dev.block(n, rows=20), limit=config.row_tokens)] for n in range(24)]
-
-    def rows(step: int) -> list[Row]:
-        first = step * config.rows_per_step
-        return [
-            encode_block(tokenizer, mixture.block(first + i, rows=32), limit=config.row_tokens)
-            for i in range(config.rows_per_step)
-        ]
-
+    rows, validation = _stage_rows(config, stage, data, tokenizer, against)
+    report(
+        {
+            "stage": stage.name,
+            "steps": stage.loop.steps,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "vocab_size": tokenizer.vocab_size,
+        }
+    )
     result = fit(
         model,
         rows,
         validation,
         folder / "run",
-        config.loop,
+        stage.loop,
         trainable=lambda m: {k: v for k, v in m.state_dict().items() if k != "lm_head.weight"},
         report=report,
     )
     model.generation_config.do_sample = False
     model.generation_config.eos_token_id = list(tokenizer.stop_ids)
     model.to(torch.bfloat16).save_pretrained(target)
-    plot_loss(folder / "run" / "log.jsonl", target / "loss.png", title=f"{config.name}: loss per completion token")
+    result = {"stage": stage.name, **result}
+    done.write_text(json.dumps(result) + "\n", encoding="utf-8")
     return result
+
+
+def _tokenizer(config: BaseConfig, data: Path, target: Path) -> RouterTokenizer:
+    """The tokenizer in `target`, trained on the first stage that has blocks if it is not there yet."""
+    from train.tokenizer import train_tokenizer
+
+    if not (target / "tokenizer.json").is_file():
+        blocks = next((s for s in config.stages if s.weights), None)
+        if blocks is None:
+            raise UserError(
+                f"{config.name}: no stage with `weights`; the tokenizer is trained on blocks of such a stage"
+            )
+        mixture = make_mixture(config, replace(blocks, recipes=()), data)
+        train_tokenizer(tokenizer_lines(mixture), target, vocab_size=config.vocab_size, seed=config.seed)
+    return RouterTokenizer.load(target / "tokenizer.json")
+
+
+def _stage_rows(
+    config: BaseConfig, stage: Stage, data: Path, tokenizer: RouterTokenizer, against: Sequence[Case]
+) -> tuple[Callable[[int], list[Row]], list[list[Row]]]:
+    """The rows of a step, and the validation rows."""
+    if stage.text:
+        texts = Texts(stage.text, data)
+
+        def document(number: str) -> Row:
+            return encode_text(tokenizer, texts, random.Random(f"{stage.seed}/{number}"), limit=stage.row_tokens)
+
+        def drawn(step: int) -> list[Row]:
+            first = step * stage.rows_per_step
+            return [document(str(first + i)) for i in range(stage.rows_per_step)]
+
+        return drawn, [[document(f"validation/{n}")] for n in range(24)]
+    mixture = make_mixture(config, stage, data, against=against)
+    dev = make_mixture(config, stage, data, dev=True, against=against)
+
+    def block(source: Mixture, number: int, count: int) -> Row:
+        """Block `number`; where its declarations leave no room for a request, one further on."""
+        for again in range(20):
+            row = encode_block(tokenizer, source.block(number + again * 10_000_019, rows=count), limit=stage.row_tokens)
+            if row.loss.any():
+                return row
+        raise UserError(f"stage {stage.name}: row_tokens {stage.row_tokens} leaves no room behind the declarations")
+
+    def rows(step: int) -> list[Row]:
+        first = step * stage.rows_per_step
+        return [block(mixture, first + i, 32) for i in range(stage.rows_per_step)]
+
+    return rows, [[block(dev, n, 20)] for n in range(24)]

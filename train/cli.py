@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     base.add_argument(
         "--data", type=Path, required=True, help="folder with the corpora (snips/, hwu64/, clinc150/, sgd/)"
     )
+    base.add_argument("--stages", help="stages to run, by name, with commas (default: all); those before must be there")
     lora = kinds.add_parser(
         "lora",
         help="train a LoRA adapter for a toolset with PEFT",
@@ -44,12 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     lora.add_argument("config", type=Path, help="a configs/train/lora-*.yaml file")
     lora.add_argument("--base", required=True, help="a model folder, `seed`, a checkpoint folder, or a hub name")
-    lora.add_argument("--against", type=Path, nargs="*", default=[], help="test cases that must not be trained on")
     lora.add_argument("--data", type=Path, help="folder of the public corpora, for recipes that draw on them")
     for sub in (base, lora):
         sub.add_argument(
             "--out", type=Path, required=True, help="folder for checkpoints and the result; resumes what lies there"
         )
+        sub.add_argument("--against", type=Path, nargs="*", default=[], help="test cases that must not be trained on")
         sub.add_argument("--device", default="cpu", help="cpu, cuda or mps (default: cpu)")
         sub.add_argument("--threads", type=int, default=None, help="CPU threads")
         sub.add_argument("--json", action="store_true", help="print events as JSON lines")
@@ -58,18 +59,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _base(args: argparse.Namespace) -> int:
-    from train.base import BaseConfig, train_base
+    from router.cases import load_cases
+    from train.base import BaseConfig, Stage, train_base
 
     data = read_config(args.config)
-    words = Path(args.config).parent.parent / "data" / "words.txt"
-    loop = make_loop(data.pop("loop", {}), args)
-    config = make(BaseConfig, args.config, {**data, "loop": loop, "words": words.read_text().split()})
-    result = train_base(config, args.data, args.out, _reporter(args))
-    print(
-        json.dumps(
-            {"best_step": result["step"], "validation": result["validation"], "checkpoint": str(args.out / "base")}
-        )
+    folder = args.config.parent
+    words = (folder.parent / "data" / "words.txt").read_text(encoding="utf-8").split()
+    stages = tuple(
+        make(Stage, args.config, {**stage, "loop": make_loop(stage.get("loop", {}), args)})
+        for stage in data.pop("stages", ())
     )
+    config = make(BaseConfig, args.config, {**data, "stages": stages, "words": words, "folder": folder})
+    against = [case for path in args.against for case in load_cases(path)]
+    only = args.stages.split(",") if args.stages else None
+    result = train_base(config, args.data, args.out, _reporter(args), stages=only, against=against)
+    print(json.dumps({**result, "checkpoint": str(args.out / "base")}))
     return 0
 
 

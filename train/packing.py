@@ -172,7 +172,7 @@ def _attend_row(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layou
         among = among.masked_fill(own[:, None] - own[None, :] >= layout.window, -torch.inf)
     weights = torch.cat([behind, among], dim=-1).softmax(-1).to(v.dtype)
     of_block, of_own = weights.split([p, longest], dim=-1)
-    out = (of_block.reshape(heads, -1, p) @ v[:, :p]).view(heads, count, longest, width) + of_own @ vr
+    out = (of_block.reshape(heads, count * longest, p) @ v[:, :p]).view(heads, count, longest, width) + of_own @ vr
     return torch.cat([block, torch.index_select(out.reshape(heads, -1, width), 1, layout.flat)], dim=1)
 
 

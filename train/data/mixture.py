@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from router.cases import Case
+from router.render import user_turn
 from router.toolset import Call, Schema, Tool, Toolset
 from train.data.corpus import Corpus, realise
 from train.data.sources import snake
@@ -28,13 +30,15 @@ class Block:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Where blocks come from: weights by source name; `synthetic` stands for invented assistants."""
+    """Where blocks come from: weights by source name; `synthetic` stands for invented assistants, `recipes` for the
+    toolsets of data recipes with training requests of theirs."""
 
     corpora: Sequence[Corpus]
     words: Words
     weights: dict[str, float]
     seed: int = 0
     swap: float = 0.5
+    recipes: Sequence[tuple[Toolset, Sequence[Case]]] = ()
 
     def block(self, number: int, *, rows: int) -> Block:
         """Block `number`, with `rows` requests."""
@@ -54,8 +58,26 @@ class Mixture:
                 ]
             rng.shuffle(tools)
             return Block(Toolset("synthetic", _distinct(tools)), made)
+        if name == "recipes":
+            return self._from_recipe(rng, rows)
         corpus = next(c for c in self.corpora if c.name == name)
         return self._from_corpus(corpus, rng, rows)
+
+    def _from_recipe(self, rng: random.Random, rows: int) -> Block:
+        """Some of a recipe's tools, as they are or under other case styles with descriptions left out."""
+        toolset, cases = rng.choice(self.recipes)
+        few = max(1, min(len(toolset.tools), rng.randint(2, 7)))
+        tools = rng.sample(toolset.tools, few if len(toolset.tools) > 8 or rng.random() < 0.4 else len(toolset.tools))
+        plain = rng.random() < 0.4
+        disguised = {t.name: (t, {}) if plain else _disguise(t, t, rng) for t in tools}
+        if len({tool.name for tool, _ in disguised.values()}) < len(tools):
+            disguised = {t.name: (t, {}) for t in tools}
+        made: list[tuple[str, list[Call]]] = []
+        for case in rng.sample(cases, min(len(cases), 8 * rows)):
+            if len(made) < rows and all(call.name in disguised for call in case.calls):
+                calls = [_rename(call, disguised[call.name]) for call in case.calls]
+                made.append((user_turn(toolset, case.user, case.context), calls))
+        return Block(dataclasses.replace(toolset, tools=tuple(tool for tool, _ in disguised.values())), made)
 
     def _stray(self, rng: random.Random) -> str:
         corpus = rng.choice(self.corpora)

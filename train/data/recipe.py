@@ -184,9 +184,10 @@ def rows(recipe: Recipe, split: Split) -> Iterator[Case]:
             forbidden |= {c.user.lower() for c, _ in _made(recipe, "dev")}
     for case, skeleton in _made(recipe, split):
         key = case.user.lower()
-        if key in forbidden or skeleton in skeletons or (split != "train" and key in taken):
+        if key in forbidden or skeleton in skeletons or key in taken:
             continue
-        taken.add(key)
+        if split != "train":
+            taken.add(key)
         yield case
     for corpus in recipe.corpora:
         assert recipe.data is not None
@@ -301,9 +302,9 @@ def _as_it_stands(call: Call, user: str, toolset: Toolset, split: Split) -> Call
     for key, value in arguments.items():
         schema = tool.visible[key] if tool else None
         if schema and schema.copy == "span" and (split != "test" or not schema.case_insensitive):
-            at = user.lower().find(str(value).lower())
-            if at >= 0 and len(user.lower()) == len(user):
-                arguments[key] = user[at : at + len(str(value))]
+            found = re.search(rf"(?<!\w){re.escape(str(value))}(?!\w)", user, re.IGNORECASE)
+            if found and str(value) not in user:
+                arguments[key] = found.group()
     return Call(call.name, arguments)
 
 

@@ -78,7 +78,7 @@ class Slots:
             return (str(int(real)), int(real)) if real.is_integer() else (str(real), real)
         if slot.kind == "number":
             value = rng.randint(slot.low, slot.high)
-            return (_NUMBERS[value] if value < len(_NUMBERS) and rng.random() < 0.3 else str(value)), value
+            return (_NUMBERS[value] if 0 <= value < len(_NUMBERS) and rng.random() < 0.3 else str(value)), value
         value, ways = rng.choice(slot.ways[side])
         said = rng.choice(ways)
         if slot.kind != "verbatim":

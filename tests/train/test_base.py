@@ -1,0 +1,143 @@
+"""A base's stages: text, then calls; each from the one before, resumable, chosen by name."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from router.cases import Case  # noqa: E402
+from router.tokenizer import RouterTokenizer  # noqa: E402
+from runtimes.errors import UserError  # noqa: E402
+from train.base import BaseConfig, Stage, encode_text, make_mixture, train_base  # noqa: E402
+from train.data import texts  # noqa: E402
+from train.data.texts import Texts  # noqa: E402
+from train.loop import LoopConfig  # noqa: E402
+
+SHAPE = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 5, "num_attention_heads": 4,
+         "num_key_value_heads": 1, "head_dim": 16}  # fmt: skip
+RECIPE = {
+    "toolset": "toolbox", "seed": 1, "rows": {"train": 60, "dev": 20, "test": 5}, "noise": {"rate": 0, "share": 0},
+    "slots": {"city": {"train": ["oslo", "rome", "paris"], "test": ["lima"]}},
+    "patterns": [{"name": "weather", "weight": 1, "call": "get_weather", "arguments": {"city": "{city}"},
+                  "train": ["weather in {city}", "{city} weather (now|today|please|)"],
+                  "test": ["is it warm in {city}"]}],
+}  # fmt: skip
+
+
+@pytest.fixture
+def corpora(tmp_path: Path) -> Path:
+    folder = tmp_path / "corpora" / "snips"
+    folder.mkdir(parents=True)
+    rng = random.Random(1)
+    for intent, slot, verb in (("PlayMusic", "artist", "play"), ("RateBook", "object_name", "rate")):
+        rows = [
+            {"data": [{"text": f"{verb} "}, {"text": f"name {rng.randrange(500)}", "entity": slot}]} for _ in range(220)
+        ]
+        (folder / f"train_{intent}_full.json").write_text(json.dumps({intent: rows}))
+    return folder.parent
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> BaseConfig:
+    (tmp_path / "recipe.yaml").write_text(json.dumps(RECIPE))
+    loop = LoopConfig(steps=4, learning_rate=1e-3, warmup=1, validate_every=2, save_every=2, threads=1)
+    language = Stage("language", loop, text=["utterances"], row_tokens=512, rows_per_step=1)
+    tools = Stage("tools", loop, weights={"snips": 0.5, "recipes": 0.5}, recipes=["recipe.yaml"], rows_per_step=1)
+    return BaseConfig("tiny", 1024, SHAPE, (language, tools), ["alpha", "beta"] * 40, tmp_path)
+
+
+def quiet(_: dict[str, Any]) -> None:
+    return None
+
+
+def test_stages_run_one_after_another_and_again_from_where_they_were(
+    tmp_path: Path, corpora: Path, config: BaseConfig
+) -> None:
+    events: list[dict[str, Any]] = []
+    whole = train_base(config, corpora, tmp_path / "whole", events.append)
+    assert [e["stage"] for e in events if "stage" in e] == ["language", "tools"]
+    assert whole["stage"] == "tools"
+    assert {"model.safetensors", "tokenizer.json", "loss-language.png", "loss-tools.png"} <= {
+        p.name for p in (tmp_path / "whole" / "base").iterdir()
+    }
+    weights = (tmp_path / "whole" / "base" / "model.safetensors").read_bytes()
+    assert weights == (tmp_path / "whole" / "tools" / "base" / "model.safetensors").read_bytes()
+    assert weights != (tmp_path / "whole" / "language" / "base" / "model.safetensors").read_bytes()
+
+    parts = tmp_path / "parts"
+    train_base(config, corpora, parts, quiet, stages=["language"])
+    assert not (parts / "tools").exists()
+
+    class Interrupted(Exception):
+        pass
+
+    def stops(event: dict[str, Any]) -> None:
+        if "validation" in event:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train_base(config, corpora, parts, stops)
+    train_base(config, corpora, parts, quiet)
+    assert (parts / "base" / "model.safetensors").read_bytes() == weights
+    assert train_base(config, corpora, parts, quiet)["stage"] == "tools"  # nothing left to do
+
+
+def test_a_stage_may_be_left_out_and_must_exist(tmp_path: Path, corpora: Path, config: BaseConfig) -> None:
+    events: list[dict[str, Any]] = []
+    train_base(config, corpora, tmp_path / "out", events.append, stages=["tools"])
+    assert [e["stage"] for e in events if "stage" in e] == ["tools"]
+    with pytest.raises(UserError, match="stage 'tolls': the configuration has language, tools"):
+        train_base(config, corpora, tmp_path / "out", quiet, stages=["tolls"])
+
+
+def test_text_rows_put_loss_on_every_token_of_documents_that_do_not_mix(
+    tmp_path: Path, corpora: Path, config: BaseConfig
+) -> None:
+    train_base(replace(config, stages=config.stages[1:]), corpora, tmp_path / "out", quiet)
+    tokenizer = RouterTokenizer.load(tmp_path / "out" / "base" / "tokenizer.json")
+    row = encode_text(tokenizer, Texts(["utterances"], corpora), random.Random(3), limit=700)
+    (bos,) = tokenizer.encode("<bos>")
+    starts = [i for i, token in enumerate(row.ids) if token == bos]
+    assert len(starts) > 1 and len(row) <= 700
+    assert [row.positions[i] for i in starts] == [0] * len(starts)
+    assert len(set(row.segments)) == len(starts)
+    assert row.loss.sum() == len(row) - len(starts)
+
+
+def test_blocks_of_recipes_hold_valid_calls_and_no_forbidden_request(
+    tmp_path: Path, corpora: Path, config: BaseConfig
+) -> None:
+    forbidden = Case("x", "Weather in OSLO!")
+    stage = replace(config.stages[1], weights={"recipes": 1.0})
+    mixture = make_mixture(config, stage, corpora, against=[forbidden])
+    names = set()
+    for number in range(60):
+        block = mixture.block(number, rows=8)
+        for text, calls in block.rows:
+            assert text.lower().strip("?.! ") != "weather in oslo"
+            for call in calls:
+                tool = block.toolset.tool(call.name)
+                assert tool is not None and set(call.arguments) <= set(tool.visible)
+                names.add(call.name)
+    assert {"get_weather", "getWeather"} <= names
+
+
+def test_prose_and_code_come_from_the_standard_library(
+    tmp_path: Path, corpora: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "module.py"
+    source.write_text('"""What this module does, in more than forty characters."""\n\ndef f():\n    """Short."""\n')
+    monkeypatch.setattr(texts, "_library", lambda: (source,))
+    assert texts.documents("prose", corpora) == ["What this module does, in more than forty characters."]
+    assert texts.documents("code", corpora) == [source.read_text()]
+    drawn = Texts(["code"], corpora).draw(random.Random(0), characters=30)
+    assert drawn in source.read_text() and len(drawn) <= 30
+    with pytest.raises(UserError, match="text 'poems': no such kind; there are utterances, prose, code"):
+        Texts(["poems"], corpora)
