@@ -1,4 +1,4 @@
-"""The `bench` command, and `edgecall bench`: ``all-runtimes`` here, ``lift`` in `bench.lift_cmd`."""
+"""The `bench` command, and `edgecall bench`: ``all-runtimes`` here, ``lift`` and ``unseen`` in modules of their own."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ def _main(argv: list[str]) -> int:
         "bench",
         "Accuracy and latency of every runtime, on the same cases.\n\ncommands:\n"
         "  all-runtimes  export what is missing, run everything, write the report\n"
-        "  lift          compare a base and a tuned model, bucket by bucket",
-        ["bench all-runtimes --quick", "bench all-runtimes --help", "bench lift --help"],
+        "  lift          compare a base and a tuned model, bucket by bucket\n"
+        "  unseen        ask a model requests that bring tools of their own",
+        ["bench all-runtimes --quick", "bench all-runtimes --help", "bench lift --help", "bench unseen --help"],
         usage="bench [--help] COMMAND ...",
     )
     if not argv:
@@ -44,8 +45,12 @@ def _main(argv: list[str]) -> int:
         from bench.lift_cmd import main as lift
 
         return lift(argv[1:])
+    if argv[0] == "unseen":
+        from bench.unseen_cmd import main as unseen
+
+        return unseen(argv[1:])
     if argv[0] != "all-runtimes":
-        raise UserError(f"unknown command {argv[0]!r}; there is all-runtimes, and lift; see `bench --help`")
+        raise UserError(f"unknown command {argv[0]!r}; there are all-runtimes, lift and unseen; see `bench --help`")
     return all_runtimes(argv[1:])
 
 

@@ -26,6 +26,7 @@ PAGES = (
     "bench",
     "bench all-runtimes",
     "bench lift",
+    "bench unseen",
     "route",
 )
 """The commands, and theirs, in the order of the page."""

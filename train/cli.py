@@ -81,7 +81,7 @@ def _lora(args: argparse.Namespace) -> int:
     from export.checkpoint import locate
     from router.cases import load_cases
     from router.toolset_load import load_toolset
-    from train.data.recipe import load_recipe
+    from train.data.recipe import beside, load_recipe
     from train.data_cli import training_cases
     from train.lora import LoraConfig, train_lora
 
@@ -90,7 +90,7 @@ def _lora(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.config.parent / config.recipe, args.data)
     against = [case for path in args.against for case in load_cases(path)]
     train, dev = (list(training_cases(recipe, split, against)) for split in ("train", "dev"))  # type: ignore[arg-type]
-    toolset = load_toolset(config.toolset)
+    toolset = load_toolset(beside(args.config, config.toolset))
     result = train_lora(config, locate(args.base, adapter="none").base, toolset, train, dev, args.out, _reporter(args))
     print(json.dumps({"best_step": result["step"], "validation": result["validation"], "adapter": result["adapter"]}))
     return 0

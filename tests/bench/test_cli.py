@@ -33,7 +33,7 @@ def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["everything"], "unknown command 'everything'; there is all-runtimes"),
+        (["everything"], "unknown command 'everything'; there are all-runtimes"),
         (["all-runtimes", "--fast"], "--fast"),
         (["all-runtimes", "--requests", "0"], "--requests: 0 is not positive"),
         (["all-runtimes", "--toolset", "kiwy"], "unknown toolset 'kiwy'"),

@@ -15,12 +15,13 @@ from router.wire_format import FUNCTIONGEMMA
 from train.data.leakage import find_leaks
 from train.data.recipe import load_recipe, rows
 
-RECIPES = sorted((Path(configs.__file__).parent / "data").glob("*.yaml"))
+CONFIGS = Path(configs.__file__).parent
+RECIPES = sorted((*(CONFIGS / "data").glob("*.yaml"), *(CONFIGS / "examples").glob("*/recipe.yaml")))
 RECIPES = [path for path in RECIPES if "corpora" not in yaml.safe_load(path.read_text())]  # those need upstream's files
 STRICT = [path for path in RECIPES if load_recipe(path).strict]
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.parent.stem if p.stem == "recipe" else p.stem)
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_calls_hold_to_their_schemas(path: Path, split: str) -> None:
     recipe = load_recipe(path)
@@ -29,7 +30,7 @@ def test_calls_hold_to_their_schemas(path: Path, split: str) -> None:
             assert not schema_errors(call, recipe.toolset), (case.user, call)
 
 
-@pytest.mark.parametrize("path", STRICT, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", STRICT, ids=lambda p: p.parent.stem if p.stem == "recipe" else p.stem)
 def test_copied_values_stand_in_the_request(path: Path) -> None:
     recipe = load_recipe(path)
     wrong = total = 0
@@ -50,7 +51,7 @@ def test_copied_values_stand_in_the_request(path: Path) -> None:
     assert wrong <= 0.005 * total
 
 
-@pytest.mark.parametrize("path", STRICT, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", STRICT, ids=lambda p: p.parent.stem if p.stem == "recipe" else p.stem)
 def test_the_sides_share_no_request_and_no_template(path: Path) -> None:
     recipe = load_recipe(path)
     test = list(rows(recipe, "test"))

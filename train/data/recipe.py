@@ -98,8 +98,14 @@ def load_recipe(path: Path, data: Path | None = None) -> Recipe:
     return replace(recipe, data=data)
 
 
+def beside(path: Path, toolset: str) -> str:
+    """A toolset's file as a file at `path` names it: relative to where that lies, else as it is (a shipped name)."""
+    near = path.parent / toolset
+    return str(near) if near.is_file() else toolset
+
+
 def _recipe(data: dict[str, Any], path: Path) -> Recipe:
-    toolset = load_toolset(data["toolset"])
+    toolset = load_toolset(beside(path, data["toolset"]))
     slots = read_slots(data.get("slots", {}))
     patterns = []
     for p in data.get("patterns", ()):
