@@ -10,12 +10,14 @@ import dataclasses
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from router.cases import Case
 from router.render import user_turn
 from router.toolset import Call, Schema, Tool, Toolset
 from train.data.corpus import Corpus, realise
+from train.data.invented import Invented, Lexicon
 from train.data.sources import snake
 from train.data.synthetic import Store, Words
 
@@ -30,8 +32,8 @@ class Block:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Where blocks come from: weights by source name; `synthetic` stands for invented assistants, `recipes` for the
-    toolsets of data recipes with training requests of theirs."""
+    """Where blocks come from: weights by source name; `synthetic` stands for invented assistants, `invented` for
+    invented services, `recipes` for the toolsets of data recipes with training requests of theirs."""
 
     corpora: Sequence[Corpus]
     words: Words
@@ -58,10 +60,18 @@ class Mixture:
                 ]
             rng.shuffle(tools)
             return Block(Toolset("synthetic", _distinct(tools)), made)
+        if name == "invented":
+            made_up = Invented(rng, self.lexicon)
+            return Block(Toolset("invented", tuple(made_up.tools)), [made_up.request(rng) for _ in range(rows)])
         if name == "recipes":
             return self._from_recipe(rng, rows)
         corpus = next(c for c in self.corpora if c.name == name)
         return self._from_corpus(corpus, rng, rows)
+
+    @cached_property
+    def lexicon(self) -> Lexicon:
+        """Words and slot values for invented services."""
+        return Lexicon(self.words, self.corpora)
 
     def _from_recipe(self, rng: random.Random, rows: int) -> Block:
         """Some of a recipe's tools, as they are or under other case styles with descriptions left out."""
