@@ -57,7 +57,7 @@ Words = Callable[[Case, Toolset], str]
 """What the user's turn says for a case."""
 
 _API_NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-_OWN: Final = ("copy", "bind", "case_insensitive")
+_OWN: Final = ("copy", "also", "bind", "case_insensitive")
 
 
 def export(
