@@ -27,6 +27,7 @@ from runtimes.base import Availability
 from runtimes.errors import ArtifactError, UserError
 from tests.stress.kill_exports import kill_many
 from tests.tiny import LIGHTS, ONE_LIGHT
+from tests.unbound import unbound
 
 REQUESTS = ("please on", "off now", "please kitchen", "<end_of_turn> hello")
 
@@ -84,7 +85,7 @@ def test_the_proof_holds_what_the_reference_said(export: Callable[..., Artifact]
 def test_a_model_that_does_not_end(source: Checkpoint, kiwi: Toolset, tmp_path: Path) -> None:
     """A random model writes free text for ever: the proof says so, and the logits are compared all the same."""
     requests = ("switch kitchen", "find email scripts", "please run it")
-    artifact = export_one(source, "safetensors", "fp32", tmp_path, kiwi, requests=requests, threads=1)
+    artifact = export_one(source, "safetensors", "fp32", tmp_path, unbound(kiwi), requests=requests, threads=1)
     header, rows = read_proof(artifact)
     endless = [row for row in rows if row.reference_error]
     assert endless

@@ -149,7 +149,9 @@ def test_api_schemas_are_json_schema_without_what_is_ours(to: str) -> None:
         assert function["name"] == plain.name and list(schema["properties"]) == list(plain.visible)
         assert schema["required"] == list(plain.required)
         text = json.dumps(schema)
-        assert not [word for word in ("copy", "bind", "case_insensitive", "project_path") if f'"{word}"' in text]
+        assert not [
+            word for word in ("copy", "also", "bind", "case_insensitive", "project_path") if f'"{word}"' in text
+        ]
     search = tool_schemas(KIWI, to)[0]
     function = search["function"] if to == "openai" else search
     arguments = function["parameters" if to == "openai" else "input_schema"]
