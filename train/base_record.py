@@ -37,8 +37,8 @@ def write_record(config: BaseConfig, data: Path, folder: Path) -> None:
             continue
         used = set(corpora) if "utterances" in stage.text else corpora.keys() & (stage.weights or {}).keys()
         sources |= {name: corpora[name] for name in corpora if name in used}
-        for path in stage.recipes:
-            for corpus in load_recipe(config.folder / path, data).corpora:
+        for recipe in stage.recipes:
+            for corpus in load_recipe(config.folder / recipe, data).corpora:
                 sources.setdefault(corpus.source, None)
         result = json.loads(done.read_text(encoding="utf-8"))
         stages.append(_stage(stage) | {key: result.get(key) for key in ("step", "validation")})
