@@ -45,11 +45,13 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# docs/cli.md from what --help prints, the README's table from the committed report; tests fail where they differ.
+# docs/cli.md from what --help prints, the README's table and the seed's card from the committed report; tests fail
+# where they differ.
 docs: $(STAMP)
 	$(BIN)/python -m edgecall.help_page > docs/cli.md.new
 	mv docs/cli.md.new docs/cli.md
 	$(BIN)/python -m bench.readme docs/bench/report.json README.md
+	$(BIN)/edgecall train card models/seed --report docs/bench/report.json --out models/seed/README.md
 
 # A wheel, installed into an empty environment away from the checkout, routes a request. Minutes, so not part of test.
 wheel-check: $(STAMP)

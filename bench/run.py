@@ -23,6 +23,7 @@ from bench.suites import Suite, load_files, load_suite, subset
 from bench.timing import speeds, timing
 from bench.variants import REFERENCE, Missing, choose, export, merge
 from export.atomic import staged
+from export.merge import recorded_inputs
 from router.toolset import Toolset
 from router.toolset_load import load_toolset
 from runtimes import runtime
@@ -177,7 +178,9 @@ def _export(bench: Bench, wanted: list[Variant]) -> tuple[dict[str, Artifact | M
         out = settings.cache / "-".join(parts)
         artifacts = export(checkpoint, wanted, out, settings, bench.logs, say, finished)
     bench.window = int(checkpoint.config.get("sliding_window") or bench.window)
-    return artifacts, {"name": checkpoint.name, "sha256": checkpoint.sha256, "parameters": parameters}
+    model = {"name": checkpoint.name, "sha256": checkpoint.sha256, "parameters": parameters}
+    inputs = recorded_inputs(checkpoint.folder)
+    return artifacts, model | ({"inputs_sha256": inputs} if inputs else {})
 
 
 def _model_of(artifacts: dict[str, Artifact | Missing]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ PAGES = (
     "train",
     "train base",
     "train lora",
+    "train card",
     "export",
     "verify",
     "bench",

@@ -96,14 +96,16 @@ def weight_files(folder: Path) -> list[Path]:
 
 def count_parameters(folder: Path) -> int:
     """Number of weights in a checkpoint, from the headers of its safetensors files (a tied head counts once)."""
+    return sum(count_weights(path) for path in weight_files(folder))
+
+
+def count_weights(path: Path) -> int:
+    """Number of weights in a safetensors file, from its header."""
     from math import prod
 
-    total = 0
-    for path in weight_files(folder):
-        with path.open("rb") as f:
-            header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
-        total += sum(prod(entry["shape"]) for key, entry in header.items() if key != "__metadata__")
-    return total
+    with path.open("rb") as f:
+        header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
+    return sum(prod(entry["shape"]) for key, entry in header.items() if key != "__metadata__")
 
 
 def flat_config(config: dict[str, Any], where: Path) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def merge_checkpoint(
         config = flat_config(read_json(parts.base / "config.json"), parts.base)
         if not (parts.base / "tokenizer.json").is_file():
             raise UserError(f"{parts.base}: tokenizer.json is missing; save the tokenizer beside the weights")
-        key = _key(parts)
+        key = inputs_sha256(parts)
         target = work / f"{re.sub(r'[^A-Za-z0-9._-]', '-', parts.name)}-{key[:12]}"
         found = _cached(target, parts.name)
         if found is not None:
@@ -61,14 +61,22 @@ def merge_checkpoint(
     return Checkpoint(target, parts.name, checkpoint.sha256, checkpoint.config)
 
 
-def _key(parts: Parts) -> str:
-    """One hash over everything that merging reads."""
+def inputs_sha256(parts: Parts) -> str:
+    """One hash over everything that merging reads: the same on every machine, unlike the sums that it writes."""
     inputs = [*weight_files(parts.base), parts.base / "config.json", parts.base / "generation_config.json"]
     inputs += [parts.base / name for name in TOKENIZER_FILES]
     if parts.adapter is not None:
         inputs += [parts.adapter / "adapter_config.json", *sorted(parts.adapter.glob("adapter_model*"))]
     lines = [f"merge {_VERSION}", *(f"{sha256_file(p)}  {p.name}" for p in inputs if p.is_file())]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def recorded_inputs(folder: Path) -> str | None:
+    """`inputs_sha256` of what a merged folder was made from; None where that is not recorded."""
+    try:
+        return str(read_json(folder / RECORD)["key"])
+    except (UserError, KeyError):
+        return None
 
 
 def _cached(target: Path, name: str) -> Checkpoint | None:

@@ -16,6 +16,7 @@ from router.cases import Case
 from router.tokenizer import RouterTokenizer
 from router.wire import render_completion, render_prompt
 from runtimes.errors import UserError
+from train.base_record import write_record
 from train.data.corpus import realise
 from train.data.mixture import Block, Mixture
 from train.data.recipe import load_recipe
@@ -175,7 +176,8 @@ def train_base(
     against: Sequence[Case] = (),
 ) -> dict[str, Any]:
     """Train stage after stage, each from what the one before left in ``folder/<stage>/base``; the last one's
-    checkpoint is copied to ``folder/base`` (bf16, with tokenizer and loss curves). Resumable at any point.
+    checkpoint is copied to ``folder/base`` (bf16, with tokenizer, loss curves and ``stages.json``). Resumable at any
+    point.
 
     `stages` names those to run, by default all; those before them must be there, or are left out of the pipeline if
     they are not named and have not been run. Raises `UserError` for an unknown stage.
@@ -203,6 +205,7 @@ def train_base(
         if log.is_file():
             kind = "token" if stage.text else "completion token"
             plot_loss(log, target / f"loss-{stage.name}.png", title=f"{config.name}, {stage.name}: loss per {kind}")
+    write_record(config, data, folder)
     return result
 
 

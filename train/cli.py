@@ -1,4 +1,4 @@
-"""`edgecall train`: a base from scratch, or a LoRA adapter on any Gemma 3 base."""
+"""`edgecall train`: a base from scratch, a LoRA adapter on any Gemma 3 base, the card of either."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; see ``--help``."""
     parser = Parser(
         "edgecall train",
-        "Train a base model from scratch, or a LoRA adapter on a Gemma 3 base.",
+        "Train a base model from scratch, or a LoRA adapter on a Gemma 3 base; write their card.",
         [
             "edgecall train lora configs/train/lora-kiwi.yaml --base seed --out work/kiwi",
             "edgecall train base configs/train/base-seed.yaml --data corpora --out work/base",
+            "edgecall train card work/kiwi/adapter --report report.json --out work/kiwi/adapter/README.md",
         ],
     )
     kinds = parser.add_subparsers(dest="kind", required=True, parser_class=Parser)
@@ -43,6 +44,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Train a LoRA adapter for a toolset with PEFT; an interrupted run goes on where it stopped.",
         examples=["edgecall train lora lora-kiwi.yaml --base google/functiongemma-270m-it --out work/kiwi"],
     )
+    card = kinds.add_parser(
+        "card",
+        help="write a model card from the runs",
+        description="Write the model card (README.md) of an adapter, or of a model folder, from what its runs left.",
+        examples=["edgecall train card work/kiwi/adapter --report report.json --out README.md"],
+    )
+    card.add_argument("model", type=Path, help="an adapter folder, or a model folder with base/ and adapter-<toolset>/")
+    card.add_argument(
+        "--report", type=Path, nargs="+", required=True, help="report.json of bench all-runtimes, one per adapter"
+    )
+    card.add_argument("--lift", type=Path, nargs="+", default=[], help="report.json of bench lift, one per adapter")
+    card.add_argument("--out", type=Path, required=True, help="the file to write, such as README.md")
     lora.add_argument("config", type=Path, help="a configs/train/lora-*.yaml file")
     lora.add_argument("--base", required=True, help="a model folder, `seed`, a checkpoint folder, or a hub name")
     lora.add_argument("--data", type=Path, help="folder of the public corpora, for recipes that draw on them")
@@ -55,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sub.add_argument("--threads", type=int, default=None, help="CPU threads")
         sub.add_argument("--json", action="store_true", help="print events as JSON lines")
     args = parser.parse_args(argv)
-    return _base(args) if args.kind == "base" else _lora(args)
+    return {"base": _base, "lora": _lora, "card": _card}[args.kind](args)
 
 
 def _base(args: argparse.Namespace) -> int:
@@ -82,17 +95,37 @@ def _lora(args: argparse.Namespace) -> int:
     from router.cases import load_cases
     from router.toolset_load import load_toolset
     from train.data.recipe import beside, load_recipe
+    from train.data.summary import origins, tally
     from train.data_cli import training_cases
     from train.lora import LoraConfig, train_lora
 
     data = read_config(args.config)
     config = make(LoraConfig, args.config, {**data, "loop": make_loop(data.get("loop", {}), args)})
     recipe = load_recipe(args.config.parent / config.recipe, args.data)
-    against = [case for path in args.against for case in load_cases(path)]
+    tests = {path: load_cases(path) for path in args.against}
+    against = [case for cases in tests.values() for case in cases]
     train, dev = (list(training_cases(recipe, split, against)) for split in ("train", "dev"))  # type: ignore[arg-type]
     toolset = load_toolset(beside(args.config, config.toolset))
     result = train_lora(config, locate(args.base, adapter="none").base, toolset, train, dev, args.out, _reporter(args))
+    data_record = {
+        "toolset": toolset.name,
+        "seed": recipe.seed,
+        **origins(recipe.corpora, ((path.name, len(cases)) for path, cases in tests.items())),
+        "train": tally(train),
+        "dev": tally(dev),
+    }
+    target = args.out / "adapter" / "data.json"
+    temporary = target.with_name(f".tmp-{target.name}")
+    temporary.write_text(json.dumps(data_record, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(target)
     print(json.dumps({"best_step": result["step"], "validation": result["validation"], "adapter": result["adapter"]}))
+    return 0
+
+
+def _card(args: argparse.Namespace) -> int:
+    from train.card.page import write_card
+
+    print(write_card(args.model, args.report, args.lift, args.out))
     return 0
 
 

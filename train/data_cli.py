@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from train.data import report_cmd, tools_cmd, vary_cmd
 from train.data.import_cmd import add_parsers
 from train.data.leakage import find_leaks, normalised
 from train.data.recipe import Recipe, Split, load_recipe, rows
+from train.data.summary import Tally, origins
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,14 +76,14 @@ def build_data(recipe: Recipe, out: Path, against: Sequence[Path]) -> dict[str, 
         "test": test,
     }
     report: dict[str, object] = {"toolset": recipe.toolset.name, "seed": recipe.seed}
+    report |= origins(recipe.corpora, ((path.name, len(load_cases(path))) for path in against))
     for name, cases in splits.items():
         temporary = out / f".tmp-{name}.jsonl"
-        tools: Counter[str] = Counter()
+        counts = Tally()
         with temporary.open("w", encoding="utf-8") as f:
-            for case in cases:
-                tools["+".join(c.name for c in case.calls) or "no call"] += 1
+            for case in counts.over(cases):
                 f.write(json.dumps(case.to_dict(), ensure_ascii=False) + "\n")
-        report[name] = {"rows": sum(tools.values()), "by_tool": dict(sorted(tools.items()))}
+        report[name] = counts.to_dict()
     leaks = find_leaks(load_cases(out / ".tmp-train.jsonl"), [*test, *extra])
     if leaks:
         raise UserError(

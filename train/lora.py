@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import shutil
@@ -16,6 +15,7 @@ from router.render import user_turn
 from router.tokenizer import RouterTokenizer
 from router.toolset import Toolset
 from runtimes.errors import UserError
+from train.data.summary import tally
 from train.loop import LoopConfig, fit
 from train.packing import Row, pack
 from train.plot import plot_loss
@@ -147,14 +147,9 @@ def train_lora(
     shutil.copyfile(run / "log.jsonl", target / "log.jsonl")
     record = {
         "toolset": {"name": toolset.name, "sha256": toolset.sha256},
-        "data": {"train": len(train), "dev": len(dev), "sha256": _digest(train)},
+        "data": {"train": len(train), "dev": len(dev), "sha256": tally(train)["sha256"]},
         "config": asdict(replace(config, loop=loop)),
         "best": result,
     }
     (target / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return {**result, "adapter": str(target)}
-
-
-def _digest(cases: Sequence[Case]) -> str:
-    text = "\n".join(json.dumps(c.to_dict(), sort_keys=True) for c in cases)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -24,6 +24,11 @@ from runtimes.errors import UserError
 from train.data.sources import SGD_HELD_OUT, read_all
 
 KINDS: Final = ("utterances", "prose", "code")
+LICENCES: Final = {
+    "prose": ("docstrings of the Python standard library and its language reference", "PSF-2.0"),
+    "code": ("sources of the Python standard library", "PSF-2.0"),
+}
+"""What a kind that is no corpus consists of, and its licence; ``utterances`` has those of the corpora."""
 _LEFT_OUT: Final = frozenset(("test", "tests", "idle_test", "site-packages", "lib2to3", "__pycache__", "encodings"))
 _SHORT: Final = 40
 """Characters of the shortest docstring that counts as prose."""

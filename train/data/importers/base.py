@@ -68,6 +68,8 @@ class Importer:
     read: Callable[[Path, Options], Iterator[Row | Skipped]]
     toolset: bool = True
     """Whether all rows have one toolset, which a caller may replace by another."""
+    held_out: str = ""
+    """Which of its rows are kept for development and never trained on, in words."""
 
 
 class RowError(Exception):

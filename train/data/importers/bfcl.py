@@ -157,4 +157,5 @@ IMPORTER: Final = Importer(
     files,
     read,
     toolset=False,
+    held_out="all of it: every row is a test row",
 )

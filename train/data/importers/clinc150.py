@@ -73,4 +73,5 @@ IMPORTER: Final = Importer(
     "github.com/clinc/oos-eval (data/data_full.json)",
     files,
     read,
+    held_out="`val` and `oos_val`",
 )

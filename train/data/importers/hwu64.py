@@ -92,4 +92,5 @@ IMPORTER: Final = Importer(
     "(CrossValidation/out4RasaReal/…_80Train/CrossValidation/KFold_1/merged/RasaNlu_Merged_KFold_1.json)",
     files,
     read,
+    held_out="every tenth row of `common_examples` (0, 10, 20, …)",
 )

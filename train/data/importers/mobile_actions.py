@@ -133,4 +133,5 @@ IMPORTER: Final = Importer(
     files,
     read,
     toolset=False,
+    held_out="rows marked `eval`",
 )

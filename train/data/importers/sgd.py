@@ -212,4 +212,5 @@ IMPORTER: Final = Importer(
     files,
     read,
     toolset=False,
+    held_out=f"dialogues that use {', '.join(sorted(sources.SGD_HELD_OUT))}, and those services' schemas",
 )

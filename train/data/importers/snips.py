@@ -94,4 +94,5 @@ IMPORTER: Final = Importer(
     "github.com/sonos/nlu-benchmark (2017-06-custom-intent-engines)",
     files,
     read,
+    held_out="the first 100 rows of every training file",
 )

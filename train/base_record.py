@@ -1,0 +1,63 @@
+"""``stages.json`` beside a base's weights: what every stage was trained on and which loss it reached.
+
+    {"sources": {corpus: training requests, or null where recipes or dialogues draw on it},
+     "stages": [{"name", "steps", "learning_rate", "text", "weights", "recipes", "rows_per_step", "row_tokens", "swap",
+                 "seed", "step", "validation"}]}
+
+``step`` and ``validation`` are the chosen checkpoint's; null where no run has left them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from train.data.recipe import load_recipe
+from train.data.sources import read_all
+
+if TYPE_CHECKING:
+    from train.base import BaseConfig, Stage
+
+FILE: Final = "stages.json"
+
+
+def write_record(config: BaseConfig, data: Path, folder: Path) -> None:
+    """Write ``folder/base/stages.json`` from the stages that were run, behind those of the base that `config` starts
+    from. The run is not repeated: a finished one gets its record when the same command is given again."""
+    earlier: dict[str, Any] = {"sources": {}, "stages": []}
+    if config.start is not None and (Path(config.start) / FILE).is_file():
+        earlier = json.loads((Path(config.start) / FILE).read_text(encoding="utf-8"))
+    sources: dict[str, int | None] = dict(earlier["sources"])
+    stages = list(earlier["stages"])
+    corpora = {corpus.name: len(corpus.requests) for corpus in read_all(data)}
+    for stage in config.stages:
+        done = folder / stage.name / "base" / "stage.json"
+        if not done.is_file():
+            continue
+        used = set(corpora) if "utterances" in stage.text else corpora.keys() & (stage.weights or {}).keys()
+        sources |= {name: corpora[name] for name in corpora if name in used}
+        for recipe in stage.recipes:
+            for corpus in load_recipe(config.folder / recipe, data).corpora:
+                sources.setdefault(corpus.source, None)
+        result = json.loads(done.read_text(encoding="utf-8"))
+        stages.append(_stage(stage) | {key: result.get(key) for key in ("step", "validation")})
+    path = folder / "base" / FILE
+    temporary = path.with_name(f".tmp-{path.name}")
+    temporary.write_text(json.dumps({"sources": sources, "stages": stages}, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _stage(stage: Stage) -> dict[str, Any]:
+    return {
+        "name": stage.name,
+        "steps": stage.loop.steps,
+        "learning_rate": stage.loop.learning_rate,
+        "text": list(stage.text),
+        "weights": dict(stage.weights or {}),
+        "recipes": [Path(path).name for path in stage.recipes],
+        "rows_per_step": stage.rows_per_step,
+        "row_tokens": stage.row_tokens,
+        "swap": stage.swap,
+        "seed": stage.seed,
+    }
