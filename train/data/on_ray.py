@@ -1,7 +1,7 @@
 """A recipe's blocks made by the workers of a Ray cluster, and handed back in order.
 
-Workers get this project's code and the recipe from here, so they need Ray and PyYAML (which Ray brings) alone. Public
-corpora are read here: their files lie on this machine.
+Workers get this project's code and the recipe from here, so they need Ray, numpy and PyYAML alone. Public corpora are
+read here: their files lie on this machine.
 """
 
 from __future__ import annotations
