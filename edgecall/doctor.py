@@ -1,4 +1,4 @@
-"""`edgecall doctor`: every runtime, exporter, device and training backend, and how to get what is missing."""
+"""`edgecall doctor`: every runtime, exporter, device, training backend and data builder, and how to get the rest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
 from edgecall.version import __version__
@@ -23,9 +23,10 @@ class Diagnosis:
     runtimes: dict[str, Availability]
     exporters: dict[str, Availability]
     training: dict[str, Availability]
+    data: dict[str, Availability] = field(default_factory=dict)
 
 
-_LABELS = {"runtimes": "", "exporters": "export to ", "training": "train with "}
+_LABELS = {"runtimes": "", "exporters": "export to ", "training": "train with ", "data": "build data with "}
 
 
 def main(argv: list[str]) -> int:
@@ -51,7 +52,8 @@ def diagnose() -> Diagnosis:
     from runtimes import RUNTIMES
 
     runtimes = {name: _ask(module) for name, module in RUNTIMES.items()}
-    return Diagnosis(runtimes, _exporters(), _training(runtimes))
+    data = {"ray": _installed('pip install "edgecall[ray]"', {}, "ray")}
+    return Diagnosis(runtimes, _exporters(), _training(runtimes), data)
 
 
 def _exporters() -> dict[str, Availability]:
@@ -157,6 +159,7 @@ def _groups(diagnosis: Diagnosis) -> list[tuple[str, dict[str, Availability]]]:
         ("runtimes", diagnosis.runtimes),
         ("exporters", diagnosis.exporters),
         ("training", diagnosis.training),
+        ("data", diagnosis.data),
     ]
 
 

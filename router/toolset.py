@@ -25,6 +25,9 @@ class _Missing:
     def __repr__(self) -> str:
         return "MISSING"
 
+    def __reduce__(self) -> str:
+        return "MISSING"  # there is one, also on the other side of a pickle
+
 
 MISSING: Final = _Missing()
 

@@ -42,6 +42,7 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "mcp": ("data",),
     "openai": ("data",),
     "anthropic": ("data",),
+    "ray": ("ray",),
     "starlette": ("serve",),
     "uvicorn": ("serve",),
 }

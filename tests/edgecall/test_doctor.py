@@ -31,10 +31,11 @@ def test_everything_is_listed(json_report: dict[str, dict[str, dict[str, object]
     assert list(json_report["runtimes"]) == list(RUNTIMES)
     assert list(json_report["exporters"]) == list(EXPORTERS)
     assert list(json_report["training"]) == ["peft", "unsloth", "mlx"]
+    assert list(json_report["data"]) == ["ray"]
 
 
 def test_what_is_missing_says_why_and_how(json_report: dict[str, dict[str, dict[str, object]]]) -> None:
-    for kind in ("runtimes", "exporters", "training"):
+    for kind in ("runtimes", "exporters", "training", "data"):
         for name, found in json_report[kind].items():
             assert found["available"] or (found["reason"] and found["fix"]), (kind, name)
             assert not found["available"] or found["version"], (kind, name)
@@ -68,7 +69,9 @@ def test_the_page_fits_80_columns_and_recipes_are_whole(cli: Cli, monkeypatch: p
         devices={"cpu": DeviceStatus(True), "cuda": DeviceStatus(False, "CPU build", long)},
     )
     missing = Availability(False, reason="needs macOS 15", fix="run it on a Mac")
-    diagnosis = doctor.Diagnosis({"llama_cpp": found, "coreml": missing}, {"gguf": found}, {"unsloth": missing})
+    diagnosis = doctor.Diagnosis(
+        {"llama_cpp": found, "coreml": missing}, {"gguf": found}, {"unsloth": missing}, {"ray": missing}
+    )
     monkeypatch.setattr(doctor, "diagnose", lambda: diagnosis)
     ran = cli("doctor")
     table, _, recipes = ran.out.partition("Not available here, and how to get it\n")
@@ -80,6 +83,8 @@ def test_the_page_fits_80_columns_and_recipes_are_whole(cli: Cli, monkeypatch: p
         "  coreml: needs macOS 15",
         "      run it on a Mac",
         "  train with unsloth: needs macOS 15",
+        "      run it on a Mac",
+        "  build data with ray: needs macOS 15",
         "      run it on a Mac",
     ]
 

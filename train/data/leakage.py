@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from router.cases import Case
@@ -16,14 +16,39 @@ _STOP: Final = frozenset(
 )
 
 
+_NAME: Final = re.compile(r"^[\w-]+: ")
+"""What a case's template begins with: the name of its pattern."""
+
+
 @dataclass(frozen=True)
 class Leak:
-    """A test case and the training case that gives it away."""
+    """A test case (or the pattern that its template is of) and the training case that gives it away."""
 
     kind: str
     test_id: str
     train_id: str
     text: str
+
+
+class Sieve:
+    """What a split's rows may not repeat: requests (their case aside) and wordings. Grows with what it forbids only."""
+
+    def __init__(self) -> None:
+        self._texts: set[str] = set()
+        self._wordings: set[str] = set()
+
+    def forbid(self, user: str, wordings: Iterable[str] = ()) -> None:
+        """No later row may say `user`, nor have one of `wordings`; an empty wording is nobody's."""
+        self._texts.add(user.lower())
+        self._wordings.update(wording for wording in wordings if wording)
+
+    def join(self, other: Sieve) -> None:
+        """Forbid what `other` forbids too."""
+        self._texts |= other._texts
+        self._wordings |= other._wordings
+
+    def passes(self, user: str, wordings: Iterable[str]) -> bool:
+        return user.lower() not in self._texts and self._wordings.isdisjoint(wordings)
 
 
 def normalised(text: str) -> str:
@@ -38,12 +63,55 @@ def bare(text: str) -> str:
 
 def find_leaks(train: Iterable[Case], test: Sequence[Case]) -> list[Leak]:
     """Every exact and normalised repetition of a test request among the training requests."""
-    exact = {c.user: c.id for c in test}
-    loose = {normalised(c.user): c.id for c in test}
-    leaks = []
-    for case in train:
-        if case.user in exact:
-            leaks.append(Leak("exact", exact[case.user], case.id, case.user))
-        elif normalised(case.user) in loose:
-            leaks.append(Leak("normalised", loose[normalised(case.user)], case.id, case.user))
-    return leaks
+    held = HeldOut.of(test)
+    return [leak for case in train if (leak := held.leak(case))]
+
+
+@dataclass
+class HeldOut:
+    """What training must not show: test requests, and where a recipe is strict, templates and what they say."""
+
+    exact: dict[str, str] = field(default_factory=dict)
+    """Request -> id of the test case."""
+    loose: dict[str, str] = field(default_factory=dict)
+    """Normalised request -> id."""
+    templates: dict[str, str] = field(default_factory=dict)
+    """Text of a template -> what has it: a pattern, or the id of a test case."""
+    wordings: dict[str, str] = field(default_factory=dict)
+    """What a template says, slots and stop words aside -> id."""
+
+    @classmethod
+    def of(cls, test: Iterable[Case]) -> HeldOut:
+        held = cls()
+        for case in test:
+            held.hold(case.id, case.user)
+        return held
+
+    def hold(self, test_id: str, user: str) -> None:
+        self.exact[user] = self.loose[normalised(user)] = test_id
+
+    def leak(self, case: Case) -> Leak | None:
+        """How a training case gives a test case away, judged by its text and its template."""
+        if case.user in self.exact:
+            return Leak("exact", self.exact[case.user], case.id, case.user)
+        if (text := normalised(case.user)) in self.loose:
+            return Leak("normalised", self.loose[text], case.id, case.user)
+        for template in _texts(case.template or ""):
+            if template in self.templates:
+                return Leak("template", self.templates[template], case.id, template)
+        return None
+
+    def said(self, train_id: str, wordings: Iterable[str]) -> Leak | None:
+        """The same for the wordings of a row, which are known while it is made."""
+        for wording in wordings:
+            if wording in self.wordings:
+                return Leak("wording", self.wordings[wording], train_id, wording)
+        return None
+
+
+def _texts(template: str) -> Iterator[str]:
+    """A template's text without its pattern's name, and each half's: `` + `` joins two, and a text may hold it too."""
+    yield _NAME.sub("", template)
+    for found in re.finditer(re.escape(" + "), template):
+        yield _NAME.sub("", template[: found.start()])
+        yield _NAME.sub("", template[found.end() :])

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import yaml
 
@@ -22,11 +22,14 @@ from router.toolset_load import load_toolset
 from runtimes.errors import UserError
 from train.data.corpora import Corpus, corpus_cases, read_corpora
 from train.data.fillers import Fillers
-from train.data.leakage import bare
+from train.data.leakage import Sieve, bare
 from train.data.noise import polite, roughen, surface
 from train.data.slots import WEEKDAYS, Side, Slots, read_slots
 
 Split = Literal["train", "dev", "test"]
+
+EARLIER: Final[dict[Split, tuple[Split, ...]]] = {"test": (), "dev": ("test",), "train": ("test", "dev")}
+"""The splits whose requests a split does not repeat."""
 
 
 @dataclass(frozen=True)
@@ -177,32 +180,45 @@ def _template(entry: str | dict[str, dict[str, Any]]) -> Template:
     return Template(text, override)
 
 
+@dataclass(frozen=True)
+class Made:
+    """A row as it was made, before it is known whether another row forbids it."""
+
+    case: Case
+    wordings: tuple[str, ...]
+    """What its template says (see `wording`); where the recipe is strict, of a row made of two also each half's."""
+
+
 def rows(recipe: Recipe, split: Split) -> Iterator[Case]:
     """The cases of a split, without repeats; no training row has a test row's text or its template's wording."""
-    taken: set[str] = set()
-    forbidden: set[str] = set()
-    skeletons: set[str] = set()
-    if split != "test":
-        for case, skeleton in _made(recipe, "test"):
-            forbidden.add(case.user.lower())
-            skeletons |= {skeleton} - {""}
-        if split == "train":
-            forbidden |= {c.user.lower() for c, _ in _made(recipe, "dev")}
-    for case, skeleton in _made(recipe, split):
-        key = case.user.lower()
-        if key in forbidden or skeleton in skeletons or key in taken:
-            continue
-        if split != "train":
-            taken.add(key)
-        yield case
+    sieve = Sieve()
+    for earlier in EARLIER[split]:
+        for made in make(recipe, earlier, row_numbers(recipe, earlier)):
+            sieve.forbid(made.case.user, made.wordings if earlier == "test" else ())
+    for made in make(recipe, split, row_numbers(recipe, split)):
+        if sieve.passes(made.case.user, made.wordings):
+            if split != "train":
+                sieve.forbid(made.case.user)
+            yield made.case
+    yield from corpora_rows(recipe, split)
+
+
+def corpora_rows(recipe: Recipe, split: Split) -> Iterator[Case]:
+    """What the recipe's public corpora give to a split; it comes after the patterns' rows."""
     for corpus in recipe.corpora:
         assert recipe.data is not None
         yield from corpus_cases(corpus, recipe.data, recipe.toolset, split, recipe.seed)
 
 
-def _made(recipe: Recipe, split: Split) -> Iterator[tuple[Case, str]]:
+def row_numbers(recipe: Recipe, split: Split) -> range:
+    """The numbers of a split's rows, as far as patterns make them."""
+    return range(recipe.rows[split] if recipe.patterns else 0)
+
+
+def make(recipe: Recipe, split: Split, numbers: range) -> Iterator[Made]:
+    """The rows of a split that have these numbers, each from the seed, the split and its number alone."""
     weights = [p.weight["test" if split == "test" else "train"] for p in recipe.patterns]
-    for number in range(recipe.rows[split] if recipe.patterns else 0):
+    for number in numbers:
         rng = random.Random(f"{recipe.seed}/{split}/{number}")
         pattern = rng.choices(recipe.patterns, weights)[0]
         context = _context(recipe.toolset, rng)
@@ -217,7 +233,6 @@ def _made(recipe: Recipe, split: Split) -> Iterator[tuple[Case, str]]:
         parts = said[0].parts if len(said) == 1 else [*said[0].parts, (joiner, False), *said[1].parts]
         user = _say(recipe, parts, rng, plain=split == "test")
         calls = tuple(_as_it_stands(call, user, recipe.toolset, split) for one in said for call in one.calls)
-        skeleton = joiner.join(one.skeleton for one in said)
         case = Case(
             f"{recipe.toolset.name}-{split}-{number:05d}",
             user,
@@ -226,7 +241,10 @@ def _made(recipe: Recipe, split: Split) -> Iterator[tuple[Case, str]]:
             calls,
             template=" + ".join(one.template for one in said),
         )
-        yield case, wording(skeleton, stop=recipe.strict)
+        skeletons = [one.skeleton for one in said]
+        if len(said) > 1:
+            skeletons = [joiner.join(skeletons), *(skeletons if recipe.strict else ())]
+        yield Made(case, tuple(wording(skeleton, stop=recipe.strict) for skeleton in skeletons))
 
 
 @dataclass(frozen=True)

@@ -31,15 +31,23 @@ class Tally:
     def over(self, cases: Iterable[Case]) -> Iterator[Case]:
         """The same cases, counted."""
         for case in cases:
-            text = json.dumps(case.to_dict(), sort_keys=True)
-            self._digest.update((f"\n{text}" if self._tools else text).encode())
-            self._tools["+".join(c.name for c in case.calls) or "no call"] += 1
+            self.add(case.to_dict(), "+".join(c.name for c in case.calls) or "no call")
             yield case
+
+    def add(self, case: dict[str, Any], tools: str) -> None:
+        """Count a case that is given as plain data, with the names of its tools."""
+        text = json.dumps(case, sort_keys=True)
+        self._digest.update((f"\n{text}" if self._tools else text).encode())
+        self._tools[tools] += 1
+
+    @property
+    def rows(self) -> int:
+        return self._tools.total()
 
     def to_dict(self) -> dict[str, Any]:
         """Rows, rows by tool (several calls joined by ``+``), sha256."""
         by_tool = dict(sorted(self._tools.items()))
-        return {"rows": sum(by_tool.values()), "by_tool": by_tool, "sha256": self._digest.hexdigest()}
+        return {"rows": self.rows, "by_tool": by_tool, "sha256": self._digest.hexdigest()}
 
 
 def tally(cases: Iterable[Case]) -> dict[str, Any]:
