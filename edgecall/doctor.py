@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import platform
-import sys
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 
 from edgecall.version import __version__
-from runtimes.base import Availability, DeviceStatus
+from runtimes.base import Availability
 from runtimes.console import Parser
 
 
@@ -50,10 +46,11 @@ def main(argv: list[str]) -> int:
 def diagnose() -> Diagnosis:
     """Ask every registered module; one that cannot even be imported is reported, not raised."""
     from runtimes import RUNTIMES
+    from train.backends.availability import availabilities, installed
 
     runtimes = {name: _ask(module) for name, module in RUNTIMES.items()}
-    data = {"ray": _installed('pip install "edgecall[ray]"', {}, "ray")}
-    return Diagnosis(runtimes, _exporters(), _training(runtimes), data)
+    data = {"ray": installed(("ray",), 'pip install "edgecall[ray]"')}
+    return Diagnosis(runtimes, _exporters(), availabilities(runtimes), data)
 
 
 def _exporters() -> dict[str, Availability]:
@@ -70,52 +67,6 @@ def _ask(module: str) -> Availability:
     if not isinstance(found, Availability):
         raise TypeError(f"{module}.availability() returned {type(found).__name__}")
     return found
-
-
-def _training(runtimes: Mapping[str, Availability]) -> dict[str, Availability]:
-    """The LoRA backends, judged by what is installed; devices are those of the runtime that they train on."""
-    torch = runtimes.get("torch", Availability(False)).devices
-    mlx = runtimes.get("mlx", Availability(False)).devices
-    peft = _installed('pip install "edgecall[train]"', torch, "peft", "trl", "transformers", "torch")
-    return {"peft": peft, "unsloth": _unsloth(torch), "mlx": _mlx_lora(mlx)}
-
-
-def _unsloth(torch: Mapping[str, DeviceStatus]) -> Availability:
-    devices = {name: status for name, status in torch.items() if name == "cuda"}
-    found = _installed('pip install "edgecall[unsloth]" (Linux with an NVIDIA GPU)', devices, "unsloth")
-    if found.available and not any(status.available for status in devices.values()):
-        return Availability(
-            False,
-            found.version,
-            "needs a CUDA device, and torch finds none",
-            "use the peft backend here",
-            found.devices,
-        )
-    return found
-
-
-def _mlx_lora(mlx: Mapping[str, DeviceStatus]) -> Availability:
-    found = _installed('pip install "edgecall[mlx]"', mlx, "mlx_lm", "mlx")
-    if found.available and sys.platform != "darwin" and not _usable(found, "cuda"):
-        slow = DeviceStatus(True, "correct but slow: about 100 tokens a second; for real runs use a Mac")
-        return Availability(True, found.version, devices={**found.devices, "cpu": slow})
-    return found
-
-
-def _usable(found: Availability, device: str) -> bool:
-    return device in found.devices and found.devices[device].available
-
-
-def _installed(fix: str, devices: Mapping[str, DeviceStatus], *modules: str) -> Availability:
-    """Availability by presence alone: importing a training stack to ask its version would take seconds."""
-    for module in modules:
-        if importlib.util.find_spec(module) is None:
-            return Availability(False, reason=f"{module} is not installed", fix=fix)
-    try:
-        named = f"{modules[0].replace('_', '-')} {version(modules[0])}"
-    except PackageNotFoundError:
-        named = None
-    return Availability(True, named, devices=dict(devices))
 
 
 def _machine() -> dict[str, str]:

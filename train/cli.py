@@ -13,6 +13,7 @@ import yaml
 
 from runtimes.console import Parser
 from runtimes.errors import UserError
+from train.backends import BACKENDS, backend
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,9 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     base.add_argument("--stages", help="stages to run, by name, with commas (default: all); those before must be there")
     lora = kinds.add_parser(
         "lora",
-        help="train a LoRA adapter for a toolset with PEFT",
-        description="Train a LoRA adapter for a toolset with PEFT; an interrupted run goes on where it stopped.",
-        examples=["edgecall train lora lora-kiwi.yaml --base google/functiongemma-270m-it --out work/kiwi"],
+        help="train a LoRA adapter for a toolset",
+        description="Train a LoRA adapter for a toolset; an interrupted run goes on where it stopped.",
+        examples=[
+            "edgecall train lora lora-kiwi.yaml --base google/functiongemma-270m-it --out work/kiwi",
+            "edgecall train lora lora-kiwi.yaml --base seed --backend trl --device cuda --out work/kiwi-trl",
+        ],
     )
     card = kinds.add_parser(
         "card",
@@ -59,12 +63,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     lora.add_argument("config", type=Path, help="a configs/train/lora-*.yaml file")
     lora.add_argument("--base", required=True, help="a model folder, `seed`, a checkpoint folder, or a hub name")
     lora.add_argument("--data", type=Path, help="folder of the public corpora, for recipes that draw on them")
-    for sub in (base, lora):
+    lora.add_argument(
+        "--backend", metavar="NAME", help=f"{', '.join(BACKENDS)} (default: the configuration's `backend`, or packed)"
+    )
+    for sub, devices in ((base, "default: cpu"), (lora, "default: cpu; cuda for unsloth")):
         sub.add_argument(
             "--out", type=Path, required=True, help="folder for checkpoints and the result; resumes what lies there"
         )
         sub.add_argument("--against", type=Path, nargs="*", default=[], help="test cases that must not be trained on")
-        sub.add_argument("--device", default="cpu", help="cpu, cuda or mps (default: cpu)")
+        sub.add_argument("--device", help=f"cpu, cuda or mps ({devices})")
         sub.add_argument("--threads", type=int, default=None, help="CPU threads")
         sub.add_argument("--json", action="store_true", help="print events as JSON lines")
     args = parser.parse_args(argv)
@@ -94,13 +101,19 @@ def _lora(args: argparse.Namespace) -> int:
     from export.checkpoint import locate
     from router.cases import load_cases
     from router.toolset_load import load_toolset
+    from train.backends import availability
     from train.data.recipe import beside, load_recipe
     from train.data.summary import origins, tally
     from train.data_cli import training_cases
     from train.lora import LoraConfig, train_lora
 
     data = read_config(args.config)
+    if args.backend:
+        data["backend"] = args.backend
+    args.device = args.device or availability.default_device(data.get("backend", "packed"))
     config = make(LoraConfig, args.config, {**data, "loop": make_loop(data.get("loop", {}), args)})
+    backend(config.backend)
+    availability.check(config)  # before minutes are spent on the data
     recipe = load_recipe(args.config.parent / config.recipe, args.data)
     tests = {path: load_cases(path) for path in args.against}
     against = [case for cases in tests.values() for case in cases]
@@ -166,7 +179,7 @@ def make_loop(data: dict[str, Any], args: argparse.Namespace) -> Any:
     """The loop's settings, with device and threads from the command line."""
     from train.loop import LoopConfig
 
-    return make(LoopConfig, args.config, {**data, "device": args.device, "threads": args.threads})
+    return make(LoopConfig, args.config, {**data, "device": args.device or "cpu", "threads": args.threads})
 
 
 def _reporter(args: argparse.Namespace) -> Callable[[dict[str, Any]], None]:

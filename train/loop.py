@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runtimes.errors import UserError
 from train.packing import Batch, Row, collate, use_packed_attention
 
 if TYPE_CHECKING:
@@ -37,6 +38,14 @@ class LoopConfig:
     device: str = "cpu"
     threads: int | None = None
     final_fraction: float = 0.1
+    precision: str = "bf16"
+    """`bf16` (autocast; the weights stay fp32) or `fp32`."""
+    log_every: int = 25
+    """Steps per line of training loss in ``log.jsonl``."""
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("bf16", "fp32"):
+            raise UserError(f"loop: precision is {self.precision!r}; there are bf16 and fp32")
 
     def rate(self, step: int) -> float:
         """Learning rate of step `step` (from 0)."""
@@ -85,20 +94,14 @@ def fit(
     use_packed_attention(model)
     model.to(config.device)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in parameters if p.dim() >= 2]
-    plain = [p for p in parameters if p.dim() < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=config.learning_rate,
-        betas=config.betas,
-    )
+    optimizer = make_optimizer(model, config)
     start, best = 0, math.inf
     last = folder / "last.pt"
     if last.is_file():
         state = torch.load(last, weights_only=False)
-        if state["config"] != _recipe(config):
-            raise _mismatch(folder)
-        _load(model, state["model"])
+        if _UNSAID | state["config"] != _recipe(config):
+            raise other_configuration(last)
+        load_state(model, state["model"])
         optimizer.load_state_dict(state["optimizer"])
         start, best = state["step"], state["best"]
     batches = [collate(v, window=window, device=config.device) for v in validation]
@@ -115,7 +118,7 @@ def fit(
             batch = collate(rows(step), window=window, device=config.device)
             for group in optimizer.param_groups:
                 group["lr"] = config.rate(step)
-            with torch.autocast(config.device, dtype=torch.bfloat16):
+            with autocast(config):
                 loss, _ = batch_loss(model, batch)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, config.clip)
@@ -125,18 +128,18 @@ def fit(
             running += float(loss.detach())
             counted += 1
             done = step + 1
-            if done % 25 == 0:
+            if done % config.log_every == 0:
                 speed = seen / (time.monotonic() - began)
                 event(step=done, loss=round(running / counted, 4), lr=config.rate(step), tokens_per_s=round(speed))
                 running, counted = 0.0, 0
             if done % config.validate_every == 0 or done == config.steps:
-                value = validate(model, batches)
+                value = validate(model, batches, config)
                 event(step=done, validation=round(value, 4))
                 if value < best:
                     best = value
-                    _save(folder / "best.pt", {"step": done, "validation": value, "model": trainable(model)})
+                    save_state(folder / "best.pt", {"step": done, "validation": value, "model": trainable(model)})
             if done % config.save_every == 0 or done == config.steps:
-                _save(
+                save_state(
                     last,
                     {
                         "step": done,
@@ -147,12 +150,12 @@ def fit(
                     },
                 )
     chosen = torch.load(folder / "best.pt", weights_only=False)
-    _load(model, chosen["model"])
+    load_state(model, chosen["model"])
     model.config._attn_implementation = before
     return {"step": chosen["step"], "validation": chosen["validation"]}
 
 
-def validate(model: Any, batches: Sequence[Batch]) -> float:
+def validate(model: Any, batches: Sequence[Batch], config: LoopConfig) -> float:
     """Mean cross-entropy per completion token."""
     import torch
 
@@ -160,25 +163,43 @@ def validate(model: Any, batches: Sequence[Batch]) -> float:
     total, count = 0.0, 0
     with torch.no_grad():
         for batch in batches:
-            with torch.autocast(batch.ids.device.type, dtype=torch.bfloat16):
+            with autocast(config):
                 loss, n = batch_loss(model, batch)
             total += float(loss) * n
             count += n
     return total / count
 
 
-def _recipe(config: LoopConfig) -> dict[str, Any]:
-    """What a resumed run must share with the one that it goes on: all but where it runs."""
-    return {k: v for k, v in asdict(config).items() if k not in ("device", "threads")}
+def make_optimizer(model: Any, config: LoopConfig) -> torch.optim.AdamW:
+    """AdamW over what is trainable; vectors (norms) are not decayed."""
+    import torch
+
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in parameters if p.dim() >= 2]
+    plain = [p for p in parameters if p.dim() < 2]
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=config.learning_rate,
+        betas=config.betas,
+    )
 
 
-def _load(model: Any, state: dict[str, torch.Tensor]) -> None:
+def autocast(config: LoopConfig) -> torch.autocast:
+    """The precision of the forward pass."""
+    import torch
+
+    return torch.autocast(config.device, dtype=torch.bfloat16, enabled=config.precision == "bf16")
+
+
+def load_state(model: Any, state: dict[str, torch.Tensor]) -> None:
+    """Put saved tensors into `model`; those that it lacks are a bug."""
     missing, unexpected = model.load_state_dict(state, strict=False)
     if unexpected:
         raise RuntimeError(f"checkpoint holds tensors that the model lacks: {unexpected[:3]}")
 
 
-def _save(path: Path, state: dict[str, Any]) -> None:
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write through a temporary sibling, so that a kill leaves the old file or the new one."""
     import torch
 
     temporary = path.with_name(f".tmp-{path.name}")
@@ -186,9 +207,15 @@ def _save(path: Path, state: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
-def _mismatch(folder: Path) -> Exception:
-    from runtimes.errors import UserError
+def other_configuration(path: Path) -> UserError:
+    """What a run says that finds another run's state at `path`."""
+    return UserError(f"{path}: made with another configuration; resume with that one, or choose another folder")
 
-    return UserError(
-        f"{folder}/last.pt: made with another configuration; resume with that one, or choose another folder"
-    )
+
+_UNSAID = {"precision": "bf16"}
+"""What states saved before a setting existed were trained with."""
+
+
+def _recipe(config: LoopConfig) -> dict[str, Any]:
+    """What a resumed run must share with the one that it goes on: all but where it runs and what it tells."""
+    return {k: v for k, v in asdict(config).items() if k not in ("device", "threads", "log_every")}

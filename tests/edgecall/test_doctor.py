@@ -15,6 +15,7 @@ from export.pipeline import EXPORTERS
 from runtimes import RUNTIMES
 from runtimes.base import Availability, DeviceStatus
 from tests.edgecall.conftest import Ran
+from train.backends import BACKENDS, availability
 
 Cli = Callable[..., Ran]
 
@@ -30,7 +31,7 @@ def json_report(cli: Cli) -> dict[str, dict[str, dict[str, object]]]:
 def test_everything_is_listed(json_report: dict[str, dict[str, dict[str, object]]]) -> None:
     assert list(json_report["runtimes"]) == list(RUNTIMES)
     assert list(json_report["exporters"]) == list(EXPORTERS)
-    assert list(json_report["training"]) == ["peft", "unsloth", "mlx"]
+    assert list(json_report["training"]) == list(BACKENDS)
     assert list(json_report["data"]) == ["ray"]
 
 
@@ -102,24 +103,30 @@ def test_a_runtime_that_cannot_be_imported_is_reported(monkeypatch: pytest.Monke
     assert found.reason.startswith("runtimes.torch cannot be imported: ")
 
 
-def test_unsloth_without_a_gpu_is_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsloth_without_a_gpu_is_not_available_and_says_that_it_was_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(doctor, "version", lambda name: "1.0")
-    no, yes = {"cuda": DeviceStatus(False)}, {"cuda": DeviceStatus(True), "cpu": DeviceStatus(True)}
-    without = doctor._training({"torch": Availability(True, "2", devices=no)})["unsloth"]
-    assert (without.available, without.reason) == (False, "needs a CUDA device, and torch finds none")
-    with_gpu = doctor._training({"torch": Availability(True, "2", devices=yes)})["unsloth"]
-    assert (with_gpu.available, list(with_gpu.devices)) == (True, ["cuda"])
+    monkeypatch.setattr(availability, "version", lambda name: "1.0")
+    no, yes = {"cuda": DeviceStatus(False)}, {"cuda": DeviceStatus(True, "H100"), "cpu": DeviceStatus(True)}
+    without = availability.availabilities({"torch": Availability(True, "2", devices=no)})["unsloth"]
+    assert (without.available, without.version, without.fix) == (False, "unsloth 1.0", "use packed or trl here")
+    assert without.reason == f"needs a CUDA device, and torch finds none ({UNTRIED})"
+    with_gpu = availability.availabilities({"torch": Availability(True, "2", devices=yes)})["unsloth"]
+    assert (with_gpu.available, with_gpu.devices) == (True, {"cuda": DeviceStatus(True, f"H100; {UNTRIED}")})
 
 
-def test_an_absent_training_backend_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "trl" else object())
-    found = doctor._training({})["peft"]
-    assert (found.available, found.reason, found.fix) == (
-        False,
-        "trl is not installed",
-        'pip install "edgecall[train]"',
-    )
+UNTRIED = "written against unsloth 2026.10's interface, not run on a GPU by the authors"
+
+
+@pytest.mark.parametrize(
+    ("name", "missing", "extra"), [("packed", "peft", "train"), ("trl", "trl", "train"), ("mlx", "mlx_lm", "mlx")]
+)
+def test_an_absent_training_backend_names_its_extra(
+    monkeypatch: pytest.MonkeyPatch, name: str, missing: str, extra: str
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None if module == missing else object())
+    found = availability.availabilities({})[name]
+    assert (found.available, found.reason) == (False, f"{missing} is not installed")
+    assert found.fix == f'pip install "edgecall[{extra}]"'
 
 
 def test_an_exporter_must_answer_with_an_availability(monkeypatch: pytest.MonkeyPatch) -> None:

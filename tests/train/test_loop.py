@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,18 @@ def test_another_configuration_does_not_resume(tmp_path: Path) -> None:
     other = LoopConfig(steps=3, learning_rate=1e-3, validate_every=2, save_every=1, threads=1)
     with pytest.raises(UserError, match="another configuration"):
         fit(small_model(), rows, [rows(100)], tmp_path, other, trainable=state)
+
+
+def test_a_state_saved_before_precision_was_a_setting_resumes(tmp_path: Path) -> None:
+    config = LoopConfig(steps=2, learning_rate=1e-3, validate_every=2, save_every=1, threads=1)
+    done = fit(small_model(), rows, [rows(100)], tmp_path, config, trainable=state)
+    last = tmp_path / "last.pt"
+    saved = torch.load(last, weights_only=False)
+    del saved["config"]["precision"]
+    torch.save(saved, last)
+    assert fit(small_model(), rows, [rows(100)], tmp_path, config, trainable=state) == done
+    with pytest.raises(UserError, match="another configuration"):
+        fit(small_model(), rows, [rows(100)], tmp_path, replace(config, precision="fp32"), trainable=state)
 
 
 def test_a_new_model_copies_a_repeated_sequence() -> None:

@@ -1,0 +1,247 @@
+"""TRL's SFTTrainer set up from the recipe: what the backends `trl` and `unsloth` share.
+
+Importing this imports trl, transformers and peft, which Unsloth has to patch first: import it in functions.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import AutoConfig, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from router.tokenizer import RouterTokenizer
+from train.backends import Report
+from train.backends.common import Pair, count_trainable, save_peft, trainable, write_adapter
+from train.backends.packed import PackedCases
+from train.loop import LoopConfig, autocast, load_state, make_optimizer, save_state
+
+if TYPE_CHECKING:
+    from router.cases import Case
+    from router.toolset import Toolset
+    from train.lora import LoraConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the trainer goes through the cases: `batch` requests at once, `accumulate` times a step, `steps` in all."""
+
+    batch: int
+    accumulate: int
+    steps: int
+
+
+def plan(config: LoraConfig, cases: int, packed_rows: int) -> Plan:
+    """As many requests a step as the packed loop sees on average (its `packed_rows` hold an epoch), to within rounding.
+
+    Every pass over the cases ends with a step of its own, however few are left for it (so does transformers).
+    """
+    wanted = max(1, min(cases, round(cases / packed_rows * config.rows_per_step)))
+    accumulate = math.ceil(wanted / max(1, config.batch))
+    batch = round(wanted / accumulate)
+    per_epoch = math.ceil(math.ceil(cases / batch) / accumulate)
+    return Plan(batch, accumulate, max(1, round(config.epochs * per_epoch)))
+
+
+def rows(prefix: Sequence[int], requests: Sequence[Pair]) -> Dataset:
+    """Rows as the trainer reads them already tokenized: the wire format's ids, and a mask of what carries loss.
+
+    TRL leaves such rows as they are; to text it would add its own end token.
+    """
+    ids = [np.array([*prefix, *request, *completion], dtype=np.int32) for request, completion in requests]
+    masks = [
+        np.array([0] * (len(prefix) + len(request)) + [1] * len(completion), dtype=np.int8)
+        for request, completion in requests
+    ]
+    return Dataset.from_dict({"input_ids": ids, "completion_mask": masks})
+
+
+def run(
+    model: Any,
+    processing_class: Any,
+    config: LoraConfig,
+    base: Path,
+    toolset: Toolset,
+    train: Sequence[Case],
+    dev: Sequence[Case],
+    folder: Path,
+    report: Report,
+) -> dict[str, Any]:
+    """Train the PEFT `model`, keep the best state by validation, write ``folder/adapter``; see `train.backends`."""
+    tokenizer = RouterTokenizer.load(base / "tokenizer.json")
+    packed = PackedCases(tokenizer, toolset, train, limit=config.row_tokens, seed=config.seed)
+    held = PackedCases(tokenizer, toolset, dev, limit=config.row_tokens, seed=config.seed)
+    way = plan(config, len(train), packed.rows_per_epoch)
+    loop = replace(config.loop, steps=way.steps)
+    config = replace(config, loop=loop)
+    if loop.threads:
+        torch.set_num_threads(loop.threads)
+    report({"steps": loop.steps, "rows": len(train), "trainable": count_trainable(model)})
+    state = folder / "run"
+    state.mkdir(parents=True, exist_ok=True)
+    optimizer = make_optimizer(model, loop)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: loop.rate(step) / loop.learning_rate)
+    with (state / "log.jsonl").open("a", encoding="utf-8") as log:
+        trainer = Trainer(
+            model=model,
+            args=settings(config, way, state),
+            train_dataset=rows(packed.prefix, packed.pairs),
+            eval_dataset=rows(held.prefix, held.pairs),
+            processing_class=processing_class,
+            optimizers=(optimizer, schedule),
+            callbacks=[Journal(loop, state, log, report)],
+        )
+        trainer.loop = loop
+        trainer.remove_callback(PrinterCallback)
+        last = last_checkpoint(state)
+        if last is None or _step(last) < loop.steps:
+            trainer.train(resume_from_checkpoint=str(last) if last else None)
+    chosen = torch.load(state / BEST, weights_only=False, map_location="cpu")
+    load_state(model, chosen["model"])
+    best = {"step": chosen["step"], "validation": chosen["validation"]}
+    return write_adapter(lambda target: save_peft(model, base, target), config, toolset, train, dev, folder, best)
+
+
+def settings(config: LoraConfig, way: Plan, folder: Path) -> SFTConfig:
+    """The recipe in TRL's terms. Optimizer and schedule are handed over made, so that they are the packed loop's."""
+    loop = config.loop
+    made = SFTConfig(
+        output_dir=str(folder),
+        max_steps=loop.steps,
+        per_device_train_batch_size=way.batch,
+        per_device_eval_batch_size=way.batch,
+        gradient_accumulation_steps=way.accumulate,
+        completion_only_loss=True,
+        max_length=None,  # `row_tokens` holds already; a cut completion would teach to stop early
+        packing=False,
+        padding_free=False,
+        learning_rate=loop.learning_rate,
+        warmup_steps=loop.warmup,
+        weight_decay=loop.weight_decay,
+        adam_beta1=loop.betas[0],
+        adam_beta2=loop.betas[1],
+        max_grad_norm=loop.clip,
+        bf16=loop.precision == "bf16",
+        gradient_checkpointing=config.gradient_checkpointing,
+        use_cpu=loop.device == "cpu",
+        dataloader_pin_memory=loop.device == "cuda",
+        seed=config.seed,
+        data_seed=config.seed,
+        logging_steps=loop.log_every,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps",
+        eval_steps=loop.validate_every,
+        save_strategy="steps",
+        save_steps=loop.save_every,
+        save_total_limit=2,
+        report_to=[],
+        disable_tqdm=True,
+    )
+    if made.n_gpu > 1:
+        made._n_gpu = 1  # or every GPU would add a batch of its own to the step
+    return made
+
+
+class Trainer(SFTTrainer):  # type: ignore[misc]
+    """SFTTrainer that validates as the packed loop does: over completion tokens, not over batches."""
+
+    loop: LoopConfig
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        self.model.eval()
+        total, count = 0.0, 0
+        with torch.no_grad():
+            for batch in self.get_eval_dataloader():
+                batch = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
+                tokens = int((batch["labels"][:, 1:] != -100).sum())
+                with autocast(self.loop):
+                    total += float(self.model(**batch, use_cache=False).loss) * tokens
+                count += tokens
+        self.model.train()
+        metrics = {"eval_loss": total / count}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """None: checkpoints are for resuming, and making a card looks for the base on the hub."""
+
+
+class Journal(TrainerCallback):  # type: ignore[misc]
+    """Writes ``log.jsonl`` as the packed loop does, and keeps the best state by validation in ``best.pt``."""
+
+    def __init__(self, loop: LoopConfig, folder: Path, log: TextIO, report: Report) -> None:
+        self.loop, self.folder, self.log, self.report = loop, folder, log, report
+        self.began = time.monotonic()
+        self.best = math.inf
+        if (folder / BEST).is_file():
+            self.best = torch.load(folder / BEST, weights_only=False, map_location="cpu")["validation"]
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.began = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= self.loop.steps:
+            control.should_evaluate = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        if "loss" not in logs:  # the summary at the end
+            return
+        event = {"step": state.global_step, "loss": logs["loss"], "lr": self.loop.rate(state.global_step - 1)}
+        if "num_tokens" in logs:
+            event["tokens_per_s"] = round(logs["num_tokens"] / (time.monotonic() - self.began))
+        self._write(event)
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, float], model: Any = None, **_: Any
+    ) -> None:
+        value = metrics["eval_loss"]
+        self._write({"step": state.global_step, "validation": round(value, 4)})
+        if value < self.best:
+            self.best = value
+            kept = {"step": state.global_step, "validation": value, "model": trainable(model)}
+            save_state(self.folder / BEST, kept)
+
+    def _write(self, event: dict[str, Any]) -> None:
+        self.log.write(json.dumps(event) + "\n")
+        self.log.flush()
+        self.report(event)
+
+
+BEST = "best.pt"
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint of the trainer: its ``trainer_state.json`` is written last, and may be half there."""
+    found = [path for path in folder.glob("checkpoint-*") if path.name.split("-")[-1].isdigit()]
+    for path in sorted(found, key=_step, reverse=True):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return path
+    return None
+
+
+def processing_class(base: Path) -> PreTrainedTokenizerFast:
+    """What the trainer asks for special tokens: the base's own, or it would change the base's configuration."""
+    tokenizer, config = RouterTokenizer.load(base / "tokenizer.json"), AutoConfig.from_pretrained(base)
+    special = {"pad_token": tokenizer.wire.bos}  # padding is masked, so where none is named any will do
+    for name in ("bos_token", "eos_token", "pad_token"):
+        ids = getattr(config, f"{name}_id", None)
+        first = ids[0] if isinstance(ids, list) else ids
+        if first is not None and tokenizer.raw.id_to_token(first) is not None:
+            special[name] = tokenizer.raw.id_to_token(first)
+    return PreTrainedTokenizerFast(tokenizer_file=str(base / "tokenizer.json"), **special)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[-1])
