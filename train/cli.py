@@ -128,6 +128,7 @@ def _lora(args: argparse.Namespace) -> int:
         "dev": tally(dev),
     }
     target = args.out / "adapter" / "data.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".tmp-{target.name}")
     temporary.write_text(json.dumps(data_record, indent=1) + "\n", encoding="utf-8")
     temporary.replace(target)
