@@ -13,6 +13,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from bench.tables import LEGEND, NOT_MEASURED, Table, fit, main_tables, parity_table
+from runtimes.console import make_console
 
 WIDE = 160
 """Columns where the output goes to a file or a pipe: enough for every table."""
@@ -22,7 +23,7 @@ class Screen:
     """Prints stages and progress; `quiet` prints nothing at all."""
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
-        self.console = console or Console(quiet=quiet, highlight=False)
+        self.console = console or make_console(quiet=quiet, highlight=False)
         if not self.console.is_terminal and self.console.width < WIDE:
             self.console.width = WIDE
 

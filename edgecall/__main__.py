@@ -2,6 +2,6 @@
 
 import sys
 
-from edgecall.cli import main
+from edgecall.entry import main
 
 sys.exit(main())

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 
 from edgecall.version import __version__
 from runtimes.base import Availability
-from runtimes.console import Parser
+from runtimes.console import Parser, make_console
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,10 @@ def _machine() -> dict[str, str]:
 
 def _print(diagnosis: Diagnosis) -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
+    console = make_console()
     facts = _machine()
     console.print(f"edgecall {facts['edgecall']}, Python {facts['python']}, {facts['platform']}", markup=False)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from edgecall.cache import cache_folder
 from edgecall.plan import DEFAULT_FORMATS, plan
 from edgecall.progress import Done, Say, steps
-from runtimes.console import Parser, explain, need
+from runtimes.console import Parser, explain, make_console, need
 
 if TYPE_CHECKING:
     from export.base import Checkpoint
@@ -125,7 +125,6 @@ def _one(
 
 def _print(results: list[Made]) -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
@@ -137,4 +136,4 @@ def _print(results: list[Made]) -> None:
             table.add_row(made.artifact, size, made.proof, f"{made.seconds:.1f}", made.folder)
         else:
             table.add_row(made.artifact, "", "failed", f"{made.seconds:.1f}", "")
-    Console().print(table)
+    make_console().print(table)

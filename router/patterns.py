@@ -39,6 +39,10 @@ _ASCII: Final[dict[str, tuple[tuple[int, int], ...]]] = {
 }
 
 
+MOST_PLACES: Final = 2000
+"""Characters that a pattern may tell apart, its repeats written out: more takes minutes to decode with."""
+
+
 class PatternError(UserError):
     """A regular expression that Python knows and a grammar cannot hold."""
 
@@ -64,7 +68,31 @@ def _parse(pattern: str) -> Any:
         raise PatternError(f"pattern {pattern!r}: not a regular expression ({error})") from None
     if tree.state.flags & ~re.UNICODE:
         raise PatternError(f"pattern {pattern!r}: flags such as (?i) are not supported; write the letters out")
+    if (places := _places(tree)) > MOST_PLACES:
+        raise PatternError(
+            f"pattern {pattern!r}: its repeats stand for {places:,} characters, {MOST_PLACES:,} at most can be "
+            "decoded; use smaller counts, or * and +"
+        )
     return tree
+
+
+def _places(items: Any) -> int:
+    """Characters that a pattern consists of when its repeats are written out."""
+    total = 0
+    for op, value in items:
+        match str(op):
+            case "BRANCH":
+                total += sum(_places(branch) for branch in value[1])
+            case "SUBPATTERN":
+                total += _places(value[3])
+            case "MAX_REPEAT" | "MIN_REPEAT" | "POSSESSIVE_REPEAT":
+                low, high, inner = value
+                total += max(1, int(low) if high == _constants.MAXREPEAT else int(high)) * _places(inner)
+            case "AT":
+                pass
+            case _:
+                total += 1
+    return total
 
 
 def _search(items: list[tuple[str, Any]], pattern: str) -> Node:

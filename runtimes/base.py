@@ -169,4 +169,7 @@ def check_threads(threads: int | None) -> int:
         return default_threads()
     if threads < 1:
         raise SessionError(f"threads: {threads} is not a number of threads; give 1 or more")
+    most = max(64, 4 * available_cores())
+    if threads > most:
+        raise SessionError(f"threads: {threads} is more than {available_cores()} cores can use; give {most} at most")
     return threads

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import io
 import os
 import select
 import sys
@@ -73,6 +74,7 @@ def run(main: Main, argv: Sequence[str] | None = None, prog: str = "edgecall", e
     nothing is caught.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _usable_streams()
     if os.environ.get("EDGECALL_DEBUG"):
         return main(arguments) or 0
     try:
@@ -95,6 +97,17 @@ def run(main: Main, argv: Sequence[str] | None = None, prog: str = "edgecall", e
         _settle_stdout()
         print(f"{prog}: {line}", file=sys.stderr)
         return 2
+
+
+def make_console(**options: Any) -> Any:
+    """A `rich.console.Console` whose reader may go away as any other's may: `run` then ends with 141."""
+    from rich.console import Console
+
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return Plain(**options)
 
 
 def explain(error: BaseException, extra: str | None = None) -> str | None:
@@ -135,6 +148,18 @@ class Parser(argparse.ArgumentParser):
             **options,
         )
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, but for empty values, which would otherwise mean the working folder or a default."""
+        given = [*(sys.argv[1:] if args is None else args)]
+        for before, value in zip(["", *given], given, strict=False):
+            if value == "--":
+                break
+            if value.startswith("--") and value.endswith("=") and value.count("=") == 1:
+                self.error(f"{value[:-1]}: is empty; give a value")
+            if value == "" and before.startswith("--"):
+                self.error(f"{before}: is empty; give a value")
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see `{self.prog} --help`")
 
@@ -143,6 +168,16 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str, **options: Any) -> None:
         options.setdefault("max_help_position", 26)
         super().__init__(prog, **options)
+
+
+def _usable_streams() -> None:
+    """Closed streams become the null device; what a stream's encoding lacks is written as an escape."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _missing(error: ModuleNotFoundError, extra: str | None) -> str | None:

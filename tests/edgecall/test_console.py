@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -153,3 +154,58 @@ def test_importing_it_is_cheap(python: Callable[..., Ran]) -> None:
         "-c", "import sys, runtimes.console; print([m for m in ('torch', 'rich', 'yaml') if m in sys.modules])"
     )
     assert (ran.code, ran.out) == (0, "[]\n")
+
+
+@pytest.mark.parametrize("given", [["--out", ""], ["--out="], ["x", "--out", "", "y"]])
+def test_an_empty_value_is_a_mistake(given: list[str]) -> None:
+    parser = Parser("tool", "", [])
+    parser.add_argument("--out")
+    parser.add_argument("rest", nargs="*")
+    with pytest.raises(UserError, match="--out: is empty; give a value"):
+        parser.parse_args(given)
+    assert parser.parse_args(["--out", "a=", "--", ""]).rest == [""]
+
+
+def python(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, **options
+    )
+
+
+def test_streams_that_cannot_take_everything_do_not_end_a_command() -> None:
+    code = "from runtimes.console import run; raise SystemExit(run(lambda argv: print('ünï'), []))"
+    found = python(code, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (found.returncode, found.stdout) == (0, "\\xfcn\\xef\n")
+    closed = python(f"import sys; sys.stdout = None\n{code}")
+    assert (closed.returncode, closed.stderr) == (0, "")
+
+
+def test_a_table_whose_reader_left_ends_as_other_output_does() -> None:
+    code = (
+        "from runtimes.console import make_console, run\n"
+        "raise SystemExit(run(lambda argv: [make_console().print('x' * 80) for _ in range(9999)] and 0, []))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None and child.stderr is not None
+        child.stdout.read(10)
+        child.stdout.close()
+        assert child.wait() == 141
+        assert child.stderr.read() == b""
+
+
+@pytest.mark.parametrize("command", ["main", "bench"])
+def test_an_interrupt_while_modules_are_read_is_told_in_one_line(command: str) -> None:
+    code = (
+        "import sys\n"
+        "class Slow:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name in ('edgecall.cli', 'bench.cli'): raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Slow())\n"
+        f"from edgecall.entry import {command}\n"
+        f"sys.exit({command}())"
+    )
+    found = python(code)
+    assert found.returncode == 130
+    assert found.stderr == f"{'edgecall' if command == 'main' else 'bench'}: interrupted\n"

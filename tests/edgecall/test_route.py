@@ -145,6 +145,8 @@ class TestMistakes:
             (["--runtime", "torch"], "torch opens safetensors artifacts, this is gguf"),
             (["--device", "tpu"], "tpu"),
             (["--threads", "0"], "0 is not a number of threads"),
+            (["--threads", "1000000"], "threads: 1000000 is more than"),
+            (["--toolset", ""], "--toolset: is empty; give a value"),
             (["--toolset", "kiwis"], "unknown toolset 'kiwis'; there are"),
             (["--toolset", "no/such.yaml"], "no/such.yaml: no such toolset file"),
         ],

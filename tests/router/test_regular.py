@@ -227,3 +227,11 @@ def test_languages_of_nothing() -> None:
     assert not Language((integers(3, 2),)).possible()
     assert Language((search("^a*$"), repeat(ANY, 3, 3))).possible()
     assert Language((search("^a*$"), repeat(ANY, 3, 900))).automaton(50) is None
+
+
+@pytest.mark.parametrize("pattern", ["(a{1,100}){1,100}", "(a|bc){2000}", "x{1,50}(y{40}z?){60}"])
+def test_repeats_that_take_minutes_to_decode_are_refused(pattern: str) -> None:
+    with pytest.raises(PatternError, match="its repeats stand for [0-9,]+ characters, 2,000 at most"):
+        search(pattern)
+    for fine in ("[a-z]{1,200}", "(ab{2,10}){1,50}", "(a+b*){3}", "^.{0,2000}$"):
+        search(fine)
