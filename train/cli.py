@@ -80,8 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _base(args: argparse.Namespace) -> int:
     from router.cases import load_cases
+    from train.backends.availability import check_device
     from train.base import BaseConfig, Stage, train_base
 
+    check_device(args.device or "cpu")
     data = read_config(args.config)
     folder = args.config.parent
     words = (folder.parent / "data" / "words.txt").read_text(encoding="utf-8").split()
@@ -178,8 +180,11 @@ def make(kind: type[Any], path: Path, data: dict[str, Any]) -> Any:
 
 def make_loop(data: dict[str, Any], args: argparse.Namespace) -> Any:
     """The loop's settings, with device and threads from the command line."""
+    from runtimes.base import check_threads
     from train.loop import LoopConfig
 
+    if args.threads is not None:
+        check_threads(args.threads)
     return make(LoopConfig, args.config, {**data, "device": args.device or "cpu", "threads": args.threads})
 
 

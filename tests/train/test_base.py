@@ -141,3 +141,19 @@ def test_prose_and_code_come_from_the_standard_library(
     assert drawn in source.read_text() and len(drawn) <= 30
     with pytest.raises(UserError, match="text 'poems': no such kind; there are utterances, prose, code"):
         Texts(["poems"], corpora)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--device", "bogus"], "--device bogus: there are cpu, cuda, mps"),
+        (["--threads", "0"], "threads: 0 is not a number of threads"),
+        (["--stages", "tolls"], "stage 'tolls': the configuration has"),
+    ],
+)
+def test_mistakes_are_told_before_any_work(given: list[str], message: str, tmp_path: Path) -> None:
+    from train.cli import main
+
+    with pytest.raises(UserError, match=message):
+        main(["base", "configs/train/base-seed.yaml", "--data", str(tmp_path), "--out", str(tmp_path / "o"), *given])
+    assert not (tmp_path / "o").exists()

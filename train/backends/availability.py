@@ -75,6 +75,21 @@ def default_device(name: str) -> str:
     return found.devices[0] if found and found.devices else "cpu"
 
 
+def check_device(device: str) -> None:
+    """Raise for a device that torch does not have here; for training without a backend's choice, as the base's."""
+    from runtimes import runtime
+
+    devices = NEEDS["packed"].devices
+    if device not in devices:
+        raise UserError(f"--device {device}: there are {', '.join(devices)}")
+    found = runtime("torch").availability()
+    if not found.available:
+        raise UnavailableError(f"{found.reason}; {found.fix}")
+    status = found.devices.get(_DEVICE_STATUS.get(device, device))
+    if device != "cpu" and (status is None or not status.available):
+        raise UnavailableError(f"--device {device}: not here{f' ({status.detail})' if status else ''}; use cpu")
+
+
 def check(config: LoraConfig) -> None:
     """Raise `UnavailableError` where `config.backend` or its device is not there, `UserError` for what it cannot do."""
     name, needs, device = config.backend, NEEDS[config.backend], config.loop.device
