@@ -107,13 +107,14 @@ def _lora(args: argparse.Namespace) -> int:
     from train.data.recipe import beside, load_recipe
     from train.data.summary import origins, tally
     from train.data_cli import training_cases
-    from train.lora import LoraConfig, train_lora
+    from train.lora import LOOP, LoraConfig, train_lora
 
     data = read_config(args.config)
     if args.backend:
         data["backend"] = args.backend
     args.device = args.device or availability.default_device(data.get("backend", "packed"))
-    config = make(LoraConfig, args.config, {**data, "loop": make_loop(data.get("loop", {}), args)})
+    loop = make_loop({**LOOP, **data.get("loop", {})}, args)
+    config = make(LoraConfig, args.config, {**data, "loop": loop})
     backend(config.backend)
     availability.check(config)  # before minutes are spent on the data
     recipe = load_recipe(args.config.parent / config.recipe, args.data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from router.cases import Case
 from router.toolset import Toolset
@@ -15,6 +15,11 @@ from train.backends.availability import check
 from train.backends.common import claim
 from train.loop import LoopConfig
 
+LOOP: Final[dict[str, Any]] = {
+    "steps": 0, "learning_rate": 0.001, "warmup": 40, "weight_decay": 0.0, "validate_every": 200, "save_every": 100,
+}  # fmt: skip
+"""What a configuration's ``loop`` need not say: rates for a base of a few million parameters."""
+
 
 @dataclass(frozen=True)
 class LoraConfig:
@@ -23,14 +28,15 @@ class LoraConfig:
     toolset: str
     recipe: str
     """The data recipe, relative to the configuration file."""
-    rank: int
-    alpha: int
-    targets: Sequence[str]
-    epochs: float
     loop: LoopConfig
+    rank: int = 32
+    alpha: int = 64
+    targets: Sequence[str] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    epochs: float = 1.0
     dropout: float = 0.0
-    rows_per_step: int = 2
-    row_tokens: int = 1280
+    rows_per_step: int = 1
+    row_tokens: int = 2400
+    """Tokens of a packed row; the declarations and the longest request must fit."""
     seed: int = 0
     backend: str = "packed"
     """What trains: a name in `train.backends.BACKENDS`."""

@@ -1,0 +1,45 @@
+"""The training configurations that are shipped: whole, and of tools and recipes that are there."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+import configs
+from router.toolset_load import load_toolset
+from train.base import Stage
+from train.cli import make, make_loop, read_config
+from train.data.recipe import beside
+from train.lora import LOOP, LoraConfig
+
+HERE = Path(configs.__file__).parent
+LORA = sorted((*(HERE / "train").glob("lora-*.yaml"), *(HERE / "examples").glob("*/train.yaml")))
+BASES = sorted((HERE / "train").glob("base-*.yaml"))
+
+
+def arguments(path: Path) -> argparse.Namespace:
+    return argparse.Namespace(config=path, device=None, threads=None)
+
+
+@pytest.mark.parametrize("path", LORA, ids=lambda p: p.parent.name if p.stem == "train" else p.stem)
+def test_adapters(path: Path) -> None:
+    data = read_config(path)
+    loop = make_loop({**LOOP, **data.get("loop", {})}, arguments(path))
+    config = make(LoraConfig, path, {**data, "loop": loop})
+    assert load_toolset(beside(path, config.toolset)).tools
+    assert (path.parent / config.recipe).is_file()
+    assert loop.learning_rate > 0 and config.epochs > 0
+
+
+@pytest.mark.parametrize("path", BASES, ids=lambda p: p.stem)
+def test_bases(path: Path) -> None:
+    stages = [
+        make(Stage, path, {**s, "loop": make_loop(s["loop"], arguments(path))}) for s in read_config(path)["stages"]
+    ]
+    assert len({stage.name for stage in stages}) == len(stages)
+    for stage in stages:
+        assert bool(stage.text) != bool(stage.weights)
+        assert stage.weights is None or sum(stage.weights.values()) == pytest.approx(1.0)
+        assert all((path.parent / recipe).is_file() for recipe in stage.recipes)
