@@ -27,7 +27,7 @@ from export.proof_file import read_header
 from router.toolset import Toolset, to_dict
 from router.wire import WIRES
 from runtimes import runtime
-from runtimes.artifact import MANIFEST, SCHEMA, TOKENIZER, TOOLSET, Artifact, open_artifact, sha256_file
+from runtimes.artifact import MANIFEST, SCHEMA, TOKENIZER, TOOLSET, Artifact, open_artifact, sha256_file, write_manifest
 from runtimes.errors import ArtifactError, UnavailableError, UserError
 
 
@@ -75,7 +75,7 @@ def export_one(
             say(f"proving {target}")
             make_proof(source, Artifact(staging, manifest), spec, module.RUNTIME, toolset, requests, threads=threads)
             manifest["files"] = _files(staging)
-            _write_json(staging / MANIFEST, manifest)
+            write_manifest(staging, manifest)
     return open_artifact(target, check="sizes")
 
 

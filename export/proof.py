@@ -107,7 +107,7 @@ def verify(
             raise
         return VerifyResult(folder, folder.name, "", device, "failed", (Check("hashes", False, str(error)),))
     checks = [Check("hashes", True, f"{len(found.manifest['files'])} files as the manifest says")]
-    name = runtime or FORMATS.get(found.format, "")
+    name = runtime or FORMATS[found.format]
     try:
         header, rows = read_proof(found)
         toolset = load_json(found.toolset)

@@ -17,7 +17,7 @@ from router.grammar import Grammar
 from router.render import user_turn
 from router.tokenizer import RouterTokenizer
 from router.toolset import Call, Toolset
-from router.wire import WIRES, WireError
+from router.wire import WireError, wire_format
 from runtimes import open_model
 from runtimes.artifact import Artifact
 from runtimes.base import Logits, Model
@@ -124,7 +124,7 @@ class _Decoder:
     """A model that decodes requests of one toolset, its prefix in the cache."""
 
     def __init__(self, model: Model, artifact: Artifact, toolset: Toolset) -> None:
-        self.tokenizer = RouterTokenizer.load(artifact.tokenizer, WIRES[artifact.wire])
+        self.tokenizer = RouterTokenizer.load(artifact.tokenizer, wire_format(artifact.wire))
         self.toolset = toolset
         self.prefix = self.tokenizer.prefix_ids(toolset)
         self.grammar = Grammar.compile(toolset, self.tokenizer)

@@ -10,6 +10,7 @@ import pytest
 
 from export import EXPORTERS, exporter
 from export.base import Checkpoint, Written
+from export.checkpoint import count_parameters
 from router.toolset import Toolset
 from runtimes import runtime
 from runtimes.artifact import SCHEMA, Artifact
@@ -47,7 +48,7 @@ def write_artifact(source: Checkpoint, fmt: str, quant: str, folder: Path, tools
         "wire": "functiongemma",
         "context_length": source.context_length,
         "vocab_size": source.vocab_size,
-        "source": {"name": source.name, "sha256": source.sha256},
+        "source": {"name": source.name, "sha256": source.sha256, "parameters": count_parameters(source.folder)},
         "versions": written.versions,
         "details": written.details,
         "files": [{"path": p.relative_to(folder).as_posix(), "bytes": p.stat().st_size} for p in paths],

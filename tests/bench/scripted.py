@@ -21,7 +21,7 @@ from export.pipeline import EXPORTERS
 from router.tokenizer import RouterTokenizer
 from router.toolset import Call, Toolset, to_dict
 from runtimes import FORMATS, RUNTIMES
-from runtimes.artifact import MANIFEST, PROOF, SCHEMA, TOKENIZER, TOOLSET, Artifact, open_artifact, sha256_file
+from runtimes.artifact import PROOF, SCHEMA, TOKENIZER, TOOLSET, Artifact, open_artifact, sha256_file, write_manifest
 from runtimes.base import Availability, BareLoop, Logits, Rows, check_append, check_rewind
 from runtimes.errors import UnavailableError
 
@@ -79,7 +79,7 @@ def make(
         "weights": "script.json", "wire": "functiongemma", "context_length": 4096, "vocab_size": vocab,
         "source": source, "files": files, "versions": {}, "details": {},
     }  # fmt: skip
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    write_manifest(folder, manifest)
     return open_artifact(folder)
 
 

@@ -22,7 +22,7 @@ from export.proof import verify
 from export.proof_file import read_proof
 from export.proof_requests import default_requests
 from router.toolset import Schema, Tool, Toolset
-from runtimes.artifact import Artifact, open_artifact
+from runtimes.artifact import Artifact, open_artifact, sha256_file, write_manifest
 from runtimes.base import Availability
 from runtimes.errors import ArtifactError, UserError
 from tests.stress.kill_exports import kill_many
@@ -201,8 +201,6 @@ def test_verify_proves_again(export: Callable[..., Artifact]) -> None:
 
 def rewrite(artifact: Artifact, number: int, change: Callable[[dict[str, Any]], None]) -> None:
     """Change one line of the proof and make the manifest's hashes right again."""
-    from runtimes.artifact import sha256_file
-
     lines = [json.loads(line) for line in artifact.proof.read_text().splitlines()]
     change(lines[number])
     artifact.proof.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -210,7 +208,7 @@ def rewrite(artifact: Artifact, number: int, change: Callable[[dict[str, Any]], 
     for entry in manifest["files"]:
         path = artifact.folder / entry["path"]
         entry.update(bytes=path.stat().st_size, sha256=sha256_file(path))
-    (artifact.folder / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(artifact.folder, manifest)
 
 
 def test_verify_sees_other_logits(export: Callable[..., Artifact]) -> None:

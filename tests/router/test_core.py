@@ -14,7 +14,7 @@ import pytest
 from router import Call, Router, RouterTokenizer, Toolset, from_dict, load_toolset
 from router.core import RouteResult
 from router.toolset import Schema, Tool, to_dict
-from runtimes.artifact import sha256_file
+from runtimes.artifact import sha256_file, write_manifest
 from runtimes.errors import ArtifactError, UserError
 from tests.fake import FakeModel, FakeSession, random_rule, scripted_rule
 from tests.unbound import unbound
@@ -344,7 +344,7 @@ def artifact(exported: Maker, kiwi: Toolset, tmp_path: Path) -> Path:
         for p in sorted(folder.rglob("*"))
         if p.is_file()
     ]
-    (folder / "manifest.json").write_text(json.dumps({**made.manifest, "files": files}))
+    write_manifest(folder, {**made.manifest, "files": files})
     return folder
 
 

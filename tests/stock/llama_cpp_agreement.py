@@ -56,7 +56,7 @@ from router.tokenizer import RouterTokenizer
 from router.toolset import Toolset
 from router.toolset_load import load_json
 from router.wire import WIRES, WireFormat, parse_completion, render_prompt, user_turn
-from runtimes.artifact import MANIFEST, Artifact, open_artifact, sha256_file
+from runtimes.artifact import MANIFEST, Artifact, open_artifact, sha256_file, write_manifest
 from runtimes.errors import UserError
 from tests.unbound import unbound
 
@@ -252,7 +252,7 @@ def with_weights(artifact: Artifact, weights: Path, folder: Path) -> Artifact:
     for entry in manifest["files"]:
         if entry["path"] == manifest["weights"]:
             entry |= {"bytes": weights.stat().st_size, "sha256": sha256_file(weights)}
-    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    write_manifest(folder, manifest)
     return open_artifact(folder)
 
 
