@@ -19,9 +19,10 @@ def parser() -> Parser:
     """The command's argument parser."""
     made = Parser(
         "edgecall verify",
-        "Check every file of an artifact against its manifest, then run its proof here: the\n"
-        "logits at the decided positions and the calls. Where the format cannot run on this\n"
-        "machine only the files are checked, and that is said.",
+        "Check an artifact's manifest against its own hash and every file against the\n"
+        "manifest, then run its proof here: the logits at the decided positions and the calls.\n"
+        "Where the format cannot run on this machine only the files are checked, and that is\n"
+        "said.",
         [
             "edgecall verify out/gguf-q8_0",
             "edgecall verify out/* --json",

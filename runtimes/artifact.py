@@ -167,7 +167,7 @@ def _own_sha256(manifest: dict[str, Any]) -> str:
 def _read_manifest(path: Path) -> dict[str, Any]:
     """The manifest as it was written: an object of our schema with its own hash."""
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         schema = manifest.get("schema") if isinstance(manifest, dict) else None
         if schema != SCHEMA:
             raise ArtifactError(f"{path}: schema is {schema!r}, this version reads {SCHEMA!r}; export again")
