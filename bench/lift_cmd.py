@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shlex
 import signal
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from bench.cli import _names, _positive, _terminate
 from bench.lift_sides import ANSWERS
+from bench.plugins import load_plugins
 from bench.records import Mode, Settings
 from runtimes.base import default_threads
 from runtimes.console import Parser
@@ -38,8 +38,7 @@ def main(argv: Sequence[str]) -> int:
 
     out = Path(options.out)
     check_out(out)
-    for plugin in _names(options.plugin):
-        importlib.import_module(plugin)
+    load_plugins(_names(options.plugin))
     asked = (
         ask("base", options.base, options.base_adapter),
         ask("tuned", options.tuned, options.tuned_adapter),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import describe
+from bench.plugins import load_plugins
 from bench.process import LOADING_S, WorkerFailure, WorkerProcess
 from bench.records import Settings, Variant
 from export.base import Checkpoint, Quant
@@ -39,12 +39,11 @@ Finished = Callable[[str, Artifact | Missing], None]
 
 
 def choose(settings: Settings) -> list[Variant]:
-    """The variants to run, by runtime. Raises `UserError` for an unknown runtime or variant.
+    """The variants to run, by runtime. Raises `UserError` for an unknown runtime, variant or plugin.
 
     `--variants` names them; otherwise every format's defaults, or with `--quick` one of 32 bits and one of 8.
     """
-    for plugin in settings.plugins:
-        importlib.import_module(plugin)
+    load_plugins(settings.plugins)
     names = settings.runtimes or tuple(RUNTIMES)
     offered: dict[str, Variant] = {}
     for name in dict.fromkeys(names):
