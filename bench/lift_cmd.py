@@ -31,9 +31,9 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(list(argv))
     from rich.console import Console
 
+    from bench.folder import check_out
     from bench.lift_page import tables, verdict
     from bench.lift_run import ask, lift, toolset_of
-    from bench.report import check_out
     from bench.screen import Screen
 
     out = Path(options.out)
