@@ -59,8 +59,8 @@ def all_runtimes(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
     from rich.console import Console
 
+    from bench.folder import check_out
     from bench.records import Settings
-    from bench.report import check_out
     from bench.run import (
         FULL_BLOCKS,
         FULL_BUDGET_S,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shlex
 import signal
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from bench.cli import _names, _positive, _terminate
 from bench.lift_sides import ANSWERS
+from bench.plugins import load_plugins
 from bench.records import Mode, Settings
 from runtimes.base import default_threads
 from runtimes.console import Parser
@@ -31,15 +31,14 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(list(argv))
     from rich.console import Console
 
+    from bench.folder import check_out
     from bench.lift_page import tables, verdict
     from bench.lift_run import ask, lift, toolset_of
-    from bench.report import check_out
     from bench.screen import Screen
 
     out = Path(options.out)
     check_out(out)
-    for plugin in _names(options.plugin):
-        importlib.import_module(plugin)
+    load_plugins(_names(options.plugin))
     asked = (
         ask("base", options.base, options.base_adapter),
         ask("tuned", options.tuned, options.tuned_adapter),

@@ -37,6 +37,10 @@ class WorkerFailure(Exception):
         self.unavailable = unavailable
 
 
+class Stopped(Exception):
+    """A worker is not started, or its failure not told, because all of its crew have been ended."""
+
+
 class WorkerProcess:
     """A child process running ``python -m <module>``. Its stdout is the channel, its stderr goes to `log`."""
 
@@ -120,12 +124,16 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """End the worker and whatever it started."""
+        self.strike()
+        self._process.wait()
+
+    def strike(self) -> None:
+        """`kill` without waiting until it is gone."""
         if self._process.poll() is None:
             try:
                 os.killpg(self._process.pid, signal.SIGKILL)
             except (OSError, AttributeError):
                 self._process.kill()
-        self._process.wait()
 
     def _send(self, message: dict[str, Any]) -> None:
         stdin = self._process.stdin
@@ -165,6 +173,39 @@ class WorkerProcess:
             lines = []
         last = f": {lines[-1][:300]}" if lines else ""
         return f"; see logs/{self.log.name}{last}"
+
+
+class Crew:
+    """Workers that several threads start and use, and that one call ends all together, those to come included."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._workers: list[WorkerProcess] = []
+        self._ended = False
+
+    def start(self, name: str, log: Path, *, module: str, threads: int | None = None) -> WorkerProcess:
+        """A `WorkerProcess`. Raises `Stopped` once the crew has been ended."""
+        with self._lock:
+            self.check()
+            worker = WorkerProcess(name, log, module=module, threads=threads)
+            self._workers.append(worker)
+            return worker
+
+    def check(self) -> None:
+        """Raise `Stopped` once the crew has been ended: what a worker did then is of no interest."""
+        if self._ended:
+            raise Stopped
+
+    def end(self) -> None:
+        """Kill every worker and let none start from here on."""
+        self._ended = True
+        with self._lock:
+            workers = list(self._workers)
+        # First all of them, then the wait: a second Ctrl-C while waiting leaves none at work.
+        for worker in workers:
+            worker.strike()
+        for worker in workers:
+            worker.kill()
 
 
 def environment(threads: int | None = None, base: Mapping[str, str] | None = None) -> dict[str, str]:

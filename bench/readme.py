@@ -53,8 +53,9 @@ def results(report: dict[str, Any]) -> str:
     requests = f"{timed[0]:,} to {timed[-1]:,}" if len(timed) > 1 else "".join(f"{n:,}" for n in timed)
     head = (
         f"{suite['cases']}{of} cases of suite `{suite['name']}`, grammar, prompt prefix cached, {requests} timed "
-        f"requests a run; {machine['cpu']}, {machine['cores']} cores, {machine['os']}, Python {machine['python']}; "
-        f"{report['started'][:10]}, commit {(report['commit'] or 'none')[:7]}."
+        f"requests a run{_threads(runs)}; {machine['cpu']}, {machine['cores']} cores, {machine['os']}, "
+        f"Python {machine['python']}; {report['started'][:10]}, commit {(report['commit'] or 'none')[:7]}."
+        f"{_busy(report['blocks'])}"
     )
     columns = ("runtime", "artifact", "exact", "right tool", "exact without grammar", "same calls as torch fp32",
                "p50 ms", "p95 ms", "p99 ms", "MB")  # fmt: skip
@@ -66,6 +67,24 @@ def results(report: dict[str, Any]) -> str:
     lines += ["", f"By bucket, {best['artifact']} (95% intervals; without the grammar in brackets):", ""]
     lines += _lines(("bucket", "n", "exact", "right tool"), _buckets(best))
     return "\n".join(lines)
+
+
+def _threads(runs: Sequence[dict[str, Any]]) -> str:
+    """How many threads the runs had, each by its own account; nothing where none gives one."""
+    told = sorted({run["threads"] for run in runs if run["threads"]})
+    if not told:
+        return ""
+    return f", {told[0]}{f' to {told[-1]}' if len(told) > 1 else ''} thread{'s' if told[-1] > 1 else ''}"
+
+
+def _busy(blocks: Sequence[dict[str, Any]]) -> str:
+    """A sentence on the blocks whose times others' work may have raised; nothing where there were none."""
+    busy = sum(bool(block["busy"]) for block in blocks)
+    if not busy:
+        return ""
+    return (
+        f" {busy} of the {len(blocks)} blocks were timed while the machine was busy with other work: times may be high."
+    )
 
 
 def _row(run: dict[str, Any]) -> tuple[str, ...]:

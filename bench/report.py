@@ -1,4 +1,4 @@
-"""``report.json`` out of what was collected, and the folder that holds it; the schema is ``report.schema.json``."""
+"""``report.json`` out of what was collected; the schema is ``report.schema.json``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from bench.records import MODES, Answer, Mode, Run, Settings
 from bench.stats import paired, percentile, summary
 from bench.suites import Suite
 from router.cases import Case
-from runtimes.errors import UserError
 
 SCHEMA = "edgecall.report/1"
 SCHEMA_FILE = Path(__file__).with_name("report.schema.json")
@@ -114,17 +113,6 @@ def git_state() -> tuple[str | None, bool | None]:
         return commit, bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.SubprocessError):
         return None, None
-
-
-def default_out(started: datetime, commit: str | None) -> Path:
-    """``out/bench/<timestamp>-<commit>``."""
-    return Path("out/bench") / f"{started.strftime('%Y%m%dT%H%M%SZ')}-{(commit or 'nocommit')[:8]}"
-
-
-def check_out(folder: Path) -> None:
-    """Raise `UserError` for a folder that holds something: a report is never overwritten."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: is not empty; reports are not overwritten, choose another folder with --out")
 
 
 def _git(root: Path, *arguments: str) -> str:

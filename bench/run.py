@@ -12,6 +12,7 @@ from typing import Any
 
 from bench import report as reports
 from bench.fleet import Fleet, Member
+from bench.folder import check_out, reserved
 from bench.judging import agreement, answers
 from bench.machine import describe
 from bench.markdown import render
@@ -86,12 +87,12 @@ def all_runtimes(
     settings = replace(settings, threads=settings.threads or default_threads())
     started, clock = datetime.now(UTC), time.monotonic()
     commit, _ = reports.git_state()
-    folder = out or reports.default_out(started, commit)
-    reports.check_out(folder)
+    if out is not None:
+        check_out(out)
     toolset = load_toolset(settings.toolset)
     suite = _suite(settings, toolset)
     variants = choose(settings)
-    with staged(folder) as staging:
+    with reserved(out, started, commit) as folder, staged(folder) as staging:
         logs = staging / "logs"
         logs.mkdir()
         scratch = staging / "scratch"

@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(list(argv))
     from rich.console import Console
 
-    from bench.report import check_out
+    from bench.folder import check_out
     from bench.screen import Screen
     from bench.unseen import table, unseen
 

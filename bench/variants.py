@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.machine import describe
-from bench.process import LOADING_S, WorkerFailure, WorkerProcess
+from bench.plugins import load_plugins
+from bench.process import LOADING_S, Crew, WorkerFailure, WorkerProcess
 from bench.records import Settings, Variant
+from export.atomic import remove_stale
 from export.base import Checkpoint, Quant
 from export.pipeline import exporter
 from runtimes import RUNTIMES, runtime
@@ -21,6 +23,9 @@ from runtimes.errors import UserError
 
 REFERENCE = Variant("torch", "safetensors", "fp32", 32)
 """What parity is measured against, on the CPU."""
+
+WORKER = "bench.export_worker"
+"""The module of the process that merges and exports."""
 
 Line = Callable[[str, str], None]
 """Told what is being made (a variant's name) and how far it is."""
@@ -39,12 +44,11 @@ Finished = Callable[[str, Artifact | Missing], None]
 
 
 def choose(settings: Settings) -> list[Variant]:
-    """The variants to run, by runtime. Raises `UserError` for an unknown runtime or variant.
+    """The variants to run, by runtime. Raises `UserError` for an unknown runtime, variant or plugin.
 
     `--variants` names them; otherwise every format's defaults, or with `--quick` one of 32 bits and one of 8.
     """
-    for plugin in settings.plugins:
-        importlib.import_module(plugin)
+    load_plugins(settings.plugins)
     names = settings.runtimes or tuple(RUNTIMES)
     offered: dict[str, Variant] = {}
     for name in dict.fromkeys(names):
@@ -69,19 +73,20 @@ def choose(settings: Settings) -> list[Variant]:
 
 def merge(settings: Settings, log: Path, say: Line) -> tuple[Checkpoint, int | None]:
     """The merged checkpoint of the model and its number of parameters, made in a process of its own."""
-    worker = WorkerProcess("merge", log, module="bench.export_worker", threads=settings.threads)
-    try:
-        found = worker.call(
-            "merge",
-            silence=LOADING_S,
-            on_event=lambda event: say("merge", event["line"]),
-            model=settings.model,
-            work=str(settings.cache / "merged"),
-            toolset=settings.toolset,
-        )
-    except WorkerFailure as failure:
-        raise UserError(str(failure)) from None
-    finally:
+    work = settings.cache / "merged"
+    with _ended_at_once(work) as crew:
+        worker = crew.start("merge", log, module=WORKER, threads=settings.threads)
+        try:
+            found = worker.call(
+                "merge",
+                silence=LOADING_S,
+                on_event=lambda event: say("merge", event["line"]),
+                model=settings.model,
+                work=str(work),
+                toolset=settings.toolset,
+            )
+        except WorkerFailure as failure:
+            raise UserError(str(failure)) from None
         worker.close()
     checkpoint = Checkpoint(Path(found["folder"]), found["name"], found["sha256"], found["config"])
     return checkpoint, found["parameters"]
@@ -98,22 +103,41 @@ def export(
 ) -> dict[str, Artifact | Missing]:
     """Every variant's artifact, by name, or why there is none. One process per format, as many at once as cores.
 
-    `say` and `finished` are called from several threads.
+    `say` and `finished` are called from several threads. What interrupts the wait ends the processes at once and
+    leaves neither threads nor half-made artifacts behind.
     """
     by_format: dict[str, list[Variant]] = {}
     for variant in dict.fromkeys(variants):
         by_format.setdefault(variant.format, []).append(variant)
     cores = int(describe()["cores"])
     results: dict[str, Artifact | Missing] = {}
-    with ThreadPoolExecutor(max_workers=max(1, min(cores, len(by_format)))) as pool:
-        jobs = [
-            pool.submit(_export_format, checkpoint, members, out, settings, logs / f"export-{fmt}.log", say, finished)
-            # The registry's last formats take longest: begun first, they do not make the others wait at the end.
-            for fmt, members in reversed(by_format.items())
-        ]
-        for job in jobs:
-            results.update(job.result())
+    pool = ThreadPoolExecutor(max_workers=max(1, min(cores, len(by_format))))
+    try:
+        with _ended_at_once(out) as crew:
+            jobs = [
+                pool.submit(
+                    _export_format, checkpoint, members, out, settings, logs / f"export-{fmt}.log", say, finished, crew
+                )
+                # The registry's last formats take longest: begun first, they do not make the others wait at the end.
+                for fmt, members in reversed(by_format.items())
+            ]
+            for job in jobs:
+                results.update(job.result())
+    finally:
+        pool.shutdown(cancel_futures=True)
     return results
+
+
+@contextmanager
+def _ended_at_once(where: Path) -> Iterator[Crew]:
+    """A crew that any exception ends, Ctrl-C and SIGTERM too, with what its workers had begun to write in `where`."""
+    crew = Crew()
+    try:
+        yield crew
+    except BaseException:
+        crew.end()
+        remove_stale(where)
+        raise
 
 
 def _export_format(
@@ -124,6 +148,7 @@ def _export_format(
     log: Path,
     say: Line,
     finished: Finished,
+    crew: Crew,
 ) -> dict[str, Artifact | Missing]:
     """The variants of one format, one after another; a process that dies is started again for the next."""
     results: dict[str, Artifact | Missing] = {}
@@ -136,8 +161,9 @@ def _export_format(
                 results[name] = Missing(f"cannot be exported here: {state.reason}; {state.fix}", True)
             else:
                 if worker is None or not worker.alive:
-                    worker = WorkerProcess(f"export-{variant.format}", log, module="bench.export_worker", threads=1)
+                    worker = crew.start(f"export-{variant.format}", log, module=WORKER, threads=1)
                 results[name] = _export(worker, checkpoint, variant, out, settings, say)
+            crew.check()
             finished(name, results[name])
     finally:
         if worker is not None:

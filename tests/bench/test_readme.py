@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,29 @@ def test_every_run_is_there(report: dict[str, Any]) -> None:
     first = report["runs"][0]
     assert f"| {100 * first['accuracy']['exact']:.1f}% |" in text
     assert f"| easy | {first['accuracy']['by_bucket']['easy']['n']} |" in text
+
+
+def test_the_threads_are_said(report: dict[str, Any]) -> None:
+    assert "timed requests a run, 1 thread; A CPU, 2 cores" in results(report)
+    report = copy.deepcopy(report)
+    for run in report["runs"]:
+        run["threads"] = run["threads"] and 4
+    assert "requests a run, 4 threads; A CPU" in results(report)
+    report["runs"][0]["threads"] = 1
+    assert "requests a run, 1 to 4 threads; A CPU" in results(report)
+    for run in report["runs"]:
+        run["threads"] = None
+    assert "requests a run; A CPU" in results(report)
+
+
+def test_blocks_timed_while_the_machine_was_busy_are_said(report: dict[str, Any]) -> None:
+    report = copy.deepcopy(report)
+    for block in report["blocks"]:
+        block["busy"] = block["index"] in (3, 7)
+    assert "2 of the 20 blocks were timed while the machine was busy" in results(report).splitlines()[0]
+    for block in report["blocks"]:
+        block["busy"] = False
+    assert "busy" not in results(report)
 
 
 def test_only_what_lies_between_the_marks_is_written(tmp_path: Path, report: dict[str, Any]) -> None:

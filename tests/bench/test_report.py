@@ -12,11 +12,10 @@ from bench import report as reports
 from bench.markdown import render
 from bench.plot import draw
 from bench.ranking import rank
-from bench.report import build, check_out, samples, validate
+from bench.report import build, samples, validate
 from bench.screen import Screen
 from bench.tables import fit, main_tables, number
 from router.toolset import Toolset
-from runtimes.errors import UserError
 from tests.bench import made
 
 jsonschema = pytest.importorskip("jsonschema")
@@ -184,14 +183,3 @@ def test_picture(report: dict[str, Any], tmp_path: Path) -> None:
 
 def test_no_picture_without_figures(tmp_path: Path) -> None:
     assert not draw({"runs": [{"accuracy": None, "latency_ms": None}]}, tmp_path / "plot.png")
-
-
-def test_a_report_is_never_overwritten(tmp_path: Path) -> None:
-    check_out(tmp_path / "new")
-    (tmp_path / "empty").mkdir()
-    check_out(tmp_path / "empty")
-    (tmp_path / "empty" / "x").write_text("1")
-    with pytest.raises(UserError, match="is not empty; reports are not overwritten"):
-        check_out(tmp_path / "empty")
-    with pytest.raises(UserError, match="is not empty"):
-        check_out(tmp_path / "empty" / "x")
