@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtimes.errors import UserError
-from train.packing import Batch, Row, collate, use_packed_attention
+from train.packing import IGNORED, Batch, Row, collate, use_packed_attention
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +65,7 @@ def batch_loss(model: Any, batch: Batch) -> tuple[torch.Tensor, int]:
     hidden = core.model(input_ids=batch.ids, attention_mask=masks, position_ids=batch.positions, use_cache=False)
     picked = hidden.last_hidden_state.reshape(-1, hidden.last_hidden_state.shape[-1])[batch.where]
     logits = core.lm_head(picked)
-    return torch.nn.functional.cross_entropy(logits.float(), batch.targets), len(batch.targets)
+    return torch.nn.functional.cross_entropy(logits.float(), batch.targets, ignore_index=IGNORED), batch.scored
 
 
 def fit(

@@ -6,7 +6,6 @@ restart behind the block. A row gives exactly what each request would give alone
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -54,11 +53,24 @@ def pack(prefix: Sequence[int], requests: Sequence[tuple[Sequence[int], Sequence
     return Row(np.array(ids), np.array(positions), np.array(segments), np.array(loss))
 
 
+ROOM = 64
+"""Tokens of a block, and of a row, are padded to a multiple of this."""
+REQUEST_ROOM = 32
+"""The longest request of a row is padded to a multiple of this."""
+COUNT_ROOM = 4
+"""The number of requests of a row is padded to a multiple of this."""
+TARGET_ROOM = 128
+"""The number of positions that carry loss is padded to a multiple of this."""
+IGNORED = -100
+"""Target of a padded position (`torch.nn.functional.cross_entropy`'s `ignore_index`)."""
+
+
 @dataclass(frozen=True)
 class Layout:
-    """How one packed row attends: `prefix` tokens of the block, then requests of `lengths` tokens each.
+    """How one packed row attends: a block of `prefix` tokens, padding included, then `requests` of `longest` tokens.
 
-    Stands in for an attention mask (see `attend`); `window` is None in layers that see everything.
+    Stands in for an attention mask (see `attend`). Blocks, requests and rows are padded to round sizes, because
+    libraries of matrix kernels prepare one for every new shape, which on a CPU took as long as the training itself.
     """
 
     prefix: int
@@ -66,7 +78,10 @@ class Layout:
     longest: int
     flat: torch.Tensor
     """(tokens behind the block,): where each lies in the padded (requests * longest) order."""
-    window: int | None
+    block: torch.Tensor
+    """(prefix, prefix): what is added to the block's attention scores; -inf where one may not look."""
+    behind: torch.Tensor
+    """(tokens behind the block, prefix + longest): the same for requests, over the block and the own request."""
 
 
 @dataclass
@@ -78,43 +93,79 @@ class Batch:
     full: list[Layout]
     sliding: list[Layout]
     where: torch.Tensor
-    """Flat indices (into rows * tokens) of the positions that carry loss."""
+    """Flat indices (into rows * tokens) of the positions that carry loss, padded with 0."""
     targets: torch.Tensor
+    """What those positions predict, padded with `IGNORED`."""
+    scored: int
+    """How many targets are not padding."""
 
 
 def collate(rows: Sequence[Row], *, window: int, device: str = "cpu") -> Batch:
     """Pad rows to one length; `window` is the sliding window in tokens."""
     import torch
 
-    width = max(len(r) for r in rows)
+    blocks = [int((row.segments == 0).sum()) for row in rows]
+    starts = [_up(block, ROOM) for block in blocks]
+    width = _up(max(len(r) - block + start for r, block, start in zip(rows, blocks, starts, strict=True)), ROOM)
 
-    def padded(name: str, fill: int) -> torch.Tensor:
-        out = np.full((len(rows), width), fill, dtype=np.int64)
-        for i, row in enumerate(rows):
-            out[i, : len(row)] = getattr(row, name)
-        return torch.from_numpy(out).to(device)
+    def padded(name: str) -> torch.Tensor:
+        out = np.zeros((len(rows), width), dtype=np.int64)
+        for line, row, block, start in zip(out, rows, blocks, starts, strict=True):
+            values = getattr(row, name)
+            line[:block] = values[:block]
+            line[start : start + len(row) - block] = values[block:]
+        return torch.from_numpy(out)
 
-    ids, positions, loss = padded("ids", 0), padded("positions", 0), padded("loss", 0)
-    full = [_layout(row, width, None, device) for row in rows]
-    sliding = [dataclasses.replace(a, window=window) for a in full]
+    ids, positions, loss = padded("ids"), padded("positions"), padded("loss")
     where = loss.reshape(-1).nonzero().squeeze(1)
     targets = torch.roll(ids, -1, dims=1).reshape(-1)[where]
-    return Batch(ids, positions, full, sliding, where, targets)
+    room = _up(len(where), TARGET_ROOM) - len(where)
+    full, sliding = ([_layout(row, width, w, device) for row in rows] for w in (None, window))
+    return Batch(
+        ids.to(device),
+        positions.to(device),
+        full,
+        sliding,
+        torch.nn.functional.pad(where, (0, room)).to(device),
+        torch.nn.functional.pad(targets, (0, room), value=IGNORED).to(device),
+        len(where),
+    )
+
+
+def _up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
 
 
 def _layout(row: Row, width: int, window: int | None, device: str) -> Layout:
     import torch
 
-    prefix = int((row.segments == 0).sum())
+    block = int((row.segments == 0).sum())
+    start = _up(block, ROOM)
     counts = [int(n) for n in np.bincount(row.segments)[1:]]
-    longest = max(counts, default=1)
-    padding = width - len(row)
+    longest = _up(max(counts, default=1), REQUEST_ROOM)
+    padding = width - start - sum(counts)
     while padding > 0:  # as requests of usual length, or one long one would widen the whole padded square
         counts.append(min(padding, longest))
         padding -= counts[-1]
-    places = [np.arange(count) + i * longest for i, count in enumerate(counts)]
-    flat = np.concatenate(places) if places else np.zeros(0, dtype=np.int64)
-    return Layout(prefix, len(counts), longest, torch.from_numpy(flat).to(device), window)
+    own = np.concatenate([np.arange(count) for count in counts]) if counts else np.zeros(0, dtype=np.int64)
+    which = np.repeat(np.arange(len(counts)), counts)
+    reach = np.inf if window is None else window
+
+    def bias(query: npt.NDArray[Any], key: npt.NDArray[Any], seen: npt.NDArray[np.bool_] | bool) -> torch.Tensor:
+        """0 where a query at a position may look at a key at another one, else -inf."""
+        distance = query[:, None] - key[None, :]
+        allowed = (distance >= 0) & (distance < reach) & seen
+        return torch.from_numpy(np.where(allowed, 0.0, -np.inf).astype(np.float32)).to(device)
+
+    place, slot = np.arange(start), np.arange(longest)
+    return Layout(
+        start,
+        _up(len(counts), COUNT_ROOM),
+        longest,
+        torch.from_numpy(which * longest + own).to(device),
+        bias(place, place, True),
+        torch.cat([bias(own + block, place, (place < block)[None, :]), bias(own, slot, True)], dim=1),
+    )
 
 
 def attend(
@@ -135,45 +186,47 @@ def attend(
     import torch
 
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     rows = [_attend_row(query[i] * scale, key[i], value[i], layout) for i, layout in enumerate(attention_mask)]
     return torch.stack(rows).transpose(1, 2).contiguous(), None
 
 
 def _attend_row(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """(heads, tokens, dim) out of one row; the query heads of a key-value head are rows of one matrix."""
     import torch
 
     heads, tokens, width = q.shape
-    p, count, longest = layout.prefix, layout.requests, layout.longest
-    place = torch.arange(p, device=q.device)
-    hidden = place[None, :] > place[:, None]
-    if layout.window is not None and p > layout.window:
-        hidden = hidden | (place[:, None] - place[None, :] >= layout.window)
-    scores = (q[:, :p] @ k[:, :p].transpose(1, 2)).float().masked_fill(hidden, -torch.inf)
-    block = scores.softmax(-1).to(v.dtype) @ v[:, :p]
-    if tokens == p:
+    groups = k.shape[0]
+    start, count, longest = layout.prefix, layout.requests, layout.longest
+    behind = tokens - start
+    kb, vb = k[:, :start], v[:, :start]
+
+    def with_block(x: torch.Tensor, other: torch.Tensor, columns: int) -> torch.Tensor:
+        """(heads, n, m) times, for every key-value head, (m, columns)."""
+        return torch.bmm(x.reshape(groups, -1, x.shape[-1]), other).view(heads, -1, columns)
+
+    scores = with_block(q[:, :start], kb.transpose(1, 2), start)
+    block = with_block((scores + layout.block.to(scores.dtype)).softmax(-1), vb, width)
+    if not behind:
         return block
 
     def spread(x: torch.Tensor) -> torch.Tensor:
-        """(heads, tokens behind the block, dim) -> (heads, requests, longest, dim), zeros where nothing is."""
-        room = x.new_zeros(heads, count * longest, width)
-        return room.index_copy(1, layout.flat, x).view(heads, count, longest, width)
+        """(n, tokens behind the block, m) -> (n, requests * longest, m), zeros where nothing is."""
+        return x.new_zeros(x.shape[0], count * longest, x.shape[-1]).index_copy(1, layout.flat, x)
 
-    qr, kr, vr = spread(q[:, p:]), spread(k[:, p:]), spread(v[:, p:])
-    own = torch.arange(longest, device=q.device)
-    later = own[None, :] > own[:, None]
-    behind = (qr.reshape(heads, -1, width) @ k[:, :p].transpose(1, 2)).float().view(heads, count, longest, p)
-    if layout.window is not None and p + longest > layout.window:
-        behind = behind.masked_fill((own[:, None] + p) - place[None, :] >= layout.window, -torch.inf)
-    among = (qr @ kr.transpose(-1, -2)).float().masked_fill(later, -torch.inf)
-    if layout.window is not None and longest > layout.window:
-        among = among.masked_fill(own[:, None] - own[None, :] >= layout.window, -torch.inf)
-    weights = torch.cat([behind, among], dim=-1).softmax(-1).to(v.dtype)
-    of_block, of_own = weights.split([p, longest], dim=-1)
-    out = (of_block.reshape(heads, count * longest, p) @ v[:, :p]).view(heads, count, longest, width) + of_own @ vr
-    return torch.cat([block, torch.index_select(out.reshape(heads, -1, width), 1, layout.flat)], dim=1)
+    def with_own(x: torch.Tensor, other: torch.Tensor, columns: int) -> torch.Tensor:
+        """Per request: (heads, tokens behind the block, m) times, for every key-value head, (m, columns)."""
+        x = spread(x).view(groups, -1, count, longest, x.shape[-1]).transpose(1, 2)
+        out = torch.bmm(x.reshape(groups * count, -1, x.shape[-1]), other)
+        out = out.view(groups, count, -1, longest, columns).transpose(1, 2)
+        return out.reshape(heads, count * longest, columns).index_select(1, layout.flat)
+
+    kr, vr = (spread(x[:, start:]).view(groups * count, longest, width) for x in (k, v))
+    scores = torch.cat(
+        [with_block(q[:, start:], kb.transpose(1, 2), start), with_own(q[:, start:], kr.transpose(1, 2), longest)], -1
+    )
+    weights = (scores + layout.behind.to(scores.dtype)).softmax(-1)
+    of_block, of_own = weights.split([start, longest], dim=-1)
+    return torch.cat([block, with_block(of_block, vb, width) + with_own(of_own, vr, width)], dim=1)
 
 
 ATTENTION = "edgecall_packed"

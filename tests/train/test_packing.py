@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from train.base import gemma3_config  # noqa: E402
-from train.packing import collate, pack, use_packed_attention  # noqa: E402
+from train.packing import IGNORED, TARGET_ROOM, collate, pack, use_packed_attention  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +45,10 @@ def test_packed_rows_equal_single_rows(model) -> None:  # type: ignore[no-untype
         batch = collate([pack(prefix, pairs, limit=500) for prefix, pairs in blocks], window=32)
         masks = {"full_attention": batch.full, "sliding_attention": batch.sliding}
         hidden = model.model(batch.ids, attention_mask=masks, position_ids=batch.positions, use_cache=False)
-        packed = model.lm_head(hidden.last_hidden_state.reshape(-1, 64)[batch.where])
+        packed = model.lm_head(hidden.last_hidden_state.reshape(-1, 64)[batch.where])[: batch.scored]
     torch.testing.assert_close(packed, torch.cat(alone), atol=2e-5, rtol=1e-4)
-    assert batch.targets.tolist() == [t for _, pairs in blocks for _, completion in pairs for t in completion]
+    wanted = [t for _, pairs in blocks for _, completion in pairs for t in completion]
+    assert batch.targets.tolist() == [*wanted, *[IGNORED] * (TARGET_ROOM - len(wanted))]
 
 
 def test_pack_stops_at_the_limit_and_scores_only_completions() -> None:
