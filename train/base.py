@@ -70,24 +70,23 @@ class BaseConfig:
 
 
 def gemma3_config(shape: dict[str, Any], vocab_size: int) -> Any:
-    """A `Gemma3TextConfig` with FunctionGemma's context, window and layer pattern, and the given widths."""
+    """A `Gemma3TextConfig` with FunctionGemma's context, window and layer pattern unless `shape` says otherwise."""
     from transformers import Gemma3TextConfig
 
     layers = int(shape["num_hidden_layers"])
-    return Gemma3TextConfig(
-        vocab_size=vocab_size,
-        max_position_embeddings=32768,
-        sliding_window=512,
-        layer_types=["full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in range(layers)],
-        query_pre_attn_scalar=shape["head_dim"],
-        rope_theta=1_000_000.0,
-        rope_local_base_freq=10_000.0,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=2,
-        **shape,
-    )
+    settings = {
+        "max_position_embeddings": 32768,
+        "sliding_window": 512,
+        "layer_types": ["full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in range(layers)],
+        "query_pre_attn_scalar": shape["head_dim"],
+        "rope_theta": 1_000_000.0,
+        "rope_local_base_freq": 10_000.0,
+        "tie_word_embeddings": True,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": 2,
+    }
+    return Gemma3TextConfig(vocab_size=vocab_size, **{**settings, **shape})
 
 
 def tokenizer_lines(mixture: Mixture, *, blocks: int = 1500) -> Iterator[str]:

@@ -202,7 +202,8 @@ def _attend_row(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layou
 
     def with_block(x: torch.Tensor, other: torch.Tensor, columns: int) -> torch.Tensor:
         """(heads, n, m) times, for every key-value head, (m, columns)."""
-        return torch.bmm(x.reshape(groups, -1, x.shape[-1]), other).view(heads, -1, columns)
+        lines = x.reshape(groups, heads // groups * x.shape[1], x.shape[2])
+        return torch.bmm(lines, other).view(heads, x.shape[1], columns)
 
     scores = with_block(q[:, :start], kb.transpose(1, 2), start)
     block = with_block((scores + layout.block.to(scores.dtype)).softmax(-1), vb, width)

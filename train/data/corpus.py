@@ -44,12 +44,18 @@ class Corpus:
     requests: list[Request]
     renames: list[dict[str, Tool]] = field(default_factory=list)
     """The same tools under other names and words (parameters in the same order), as SGD-X gives them."""
+    partial: list[Request] = field(default_factory=list)
+    """Requests that leave out what their tool requires, as turns of a dialogue do."""
 
     def __post_init__(self) -> None:
         self.by_tool: dict[str | None, list[Request]] = defaultdict(list)
+        self.loose: dict[str | None, list[Request]] = defaultdict(list)
+        """By tool, the requests with the partial ones."""
         self.values: dict[str, list[str]] = defaultdict(list)
         for request in self.requests:
             self.by_tool[request.tool].append(request)
+        for request in [*self.requests, *self.partial]:
+            self.loose[request.tool].append(request)
             for segment in request.segments:
                 if segment.slot is not None:
                     self.values[segment.slot].append(segment.text)

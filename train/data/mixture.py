@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -94,15 +95,24 @@ class Mixture:
         return realise(corpus, rng.choice(corpus.requests), rng, swap=self.swap)[0]
 
     def _from_corpus(self, corpus: Corpus, rng: random.Random, rows: int) -> Block:
-        served = sorted(name for name in corpus.by_tool if name is not None)
+        """Tools of different domains, requests for them, and some for none of them: of other domains or corpora."""
+        loose = bool(corpus.partial) and rng.random() < 0.7
+        requests = corpus.loose if loose else corpus.by_tool
+        served = sorted(name for name in requests if name is not None)
         wide = max(len(corpus.tools[n].parameters.properties) for n in served) > 5
-        chosen = rng.sample(served, min(len(served), rng.randint(2, 4 if wide else 7)))
-        variant = rng.choice([corpus.tools, *corpus.renames])
-        renamed = {n: _disguise(corpus.tools[n], variant.get(n, corpus.tools[n]), rng) for n in chosen}
+        count = rng.randint(2, 6 if wide else 7)
+        domains: dict[str, str] = {}
+        for name in rng.sample(served, len(served)):
+            domains.setdefault(_domain(name), name)
+        chosen = list(domains.values())[:count]
+        others = [n for n in requests if n is None or _domain(n) not in map(_domain, chosen)]
+        declared = {n: _optional(corpus.tools[n]) if loose else corpus.tools[n] for n in chosen}
+        wordings = [corpus.tools, *corpus.renames]
+        renamed = {n: _disguise(tool, rng.choice(wordings).get(n, tool), rng) for n, tool in declared.items()}
         toolset = Toolset(corpus.name, _distinct([tool for tool, _ in renamed.values()]))
         if len(toolset.tools) < len(chosen):
-            renamed = {n: (corpus.tools[n], {}) for n in chosen}
-            toolset = Toolset(corpus.name, tuple(corpus.tools[n] for n in chosen))
+            renamed = {n: (tool, {}) for n, tool in declared.items()}
+            toolset = Toolset(corpus.name, tuple(declared.values()))
         made: list[tuple[str, list[Call]]] = []
         while len(made) < rows:
             if rng.random() < 0.15:
@@ -110,21 +120,30 @@ class Mixture:
                 if other is not corpus:
                     made.append((realise(other, rng.choice(other.requests), rng, swap=self.swap)[0], []))
                     continue
-                left = [n for n in corpus.by_tool if n not in chosen]
-                if not left:
+                if not others:
                     continue
-                unserved = rng.choice(corpus.by_tool[rng.choice(left)])
+                unserved = rng.choice(requests[rng.choice(others)])
                 made.append((realise(corpus, unserved, rng, swap=self.swap)[0], []))
                 continue
-            request = rng.choice(corpus.by_tool[rng.choice(chosen)])
+            request = rng.choice(requests[rng.choice(chosen)])
             text, calls = realise(corpus, request, rng, swap=self.swap)
             made.append((text, [_rename(c, renamed[c.name]) for c in calls]))
         return Block(toolset, made)
 
 
+def _domain(name: str) -> str:
+    """`find_events.events_2` -> `events`: services of a domain serve one another's requests. Else the name itself."""
+    return re.sub(r"_\d+$", "", name.rpartition(".")[2])
+
+
 def _rename(call: Call, to: tuple[Tool, dict[str, str]]) -> Call:
     tool, names = to
     return Call(tool.name, {names.get(k, k): v for k, v in call.arguments.items()})
+
+
+def _optional(tool: Tool) -> Tool:
+    """`tool` with nothing required."""
+    return dataclasses.replace(tool, parameters=dataclasses.replace(tool.parameters, required=()))
 
 
 def _distinct(tools: Sequence[Tool]) -> tuple[Tool, ...]:

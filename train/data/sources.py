@@ -106,18 +106,30 @@ def read_clinc150(folder: Path, *, dev: bool = False) -> Corpus:
 
 
 def read_sgd(folder: Path, *, dev: bool = False) -> Corpus:
-    """User turns whose call is fully stated: every slot of the state is said in this turn, and none is missing."""
+    """User turns whose call is fully stated, and as `partial` those that say some of it.
+
+    Fully: every slot of the state is said in this turn, and none that the intent requires is missing. Partly: one slot
+    or more is said as it stands, and every slot that this turn adds to the state is said.
+    """
     services = {s["service_name"]: s for s in _load(folder / "train" / "schema.json")}
     kept = {n: s for n, s in services.items() if (n in SGD_HELD_OUT) == dev}
     tools = {
         _sgd_name(n, i["name"]): _sgd_tool(s, i, _sgd_name(n, i["name"])) for n, s in kept.items() for i in s["intents"]
     }
-    requests = []
+    whole: list[Request] = []
+    partial: dict[str, Request] = {}
     for path in sorted((folder / "train").glob("dialogues_*.json")):
         for dialogue in _load(path):
             if bool(SGD_HELD_OUT & set(dialogue["services"])) != dev:
                 continue
-            requests += [r for t in dialogue["turns"] if t["speaker"] == "USER" for r in _sgd_turn(t, kept)]
+            earlier: dict[str, dict[str, Any]] = {}
+            for turn in (t for t in dialogue["turns"] if t["speaker"] == "USER"):
+                for request, complete in _sgd_turn(turn, kept, earlier):
+                    if complete:
+                        whole.append(request)
+                    else:
+                        partial[request.text] = request
+                earlier = {f["service"]: f["state"]["slot_values"] for f in turn["frames"]}
     names = list(services)
     renames = []
     for path in sorted(folder.glob("sgd_x/v*/train/schema.json")):
@@ -129,7 +141,7 @@ def read_sgd(folder: Path, *, dev: bool = False) -> Corpus:
                 for i, j in zip(s["intents"], variant[names.index(n)]["intents"], strict=True)
             }
         )
-    return Corpus("sgd", tools, requests, renames)
+    return Corpus("sgd", tools, whole, renames, list(partial.values()))
 
 
 def _sgd_name(service: str, intent: str) -> str:
@@ -146,40 +158,49 @@ def _sgd_tool(service: dict[str, Any], intent: dict[str, Any], name: str) -> Too
             enum=tuple(slots[s]["possible_values"])
             if slots[s]["is_categorical"] and not all(v.isdigit() for v in slots[s]["possible_values"])
             else None,
+            copy=None if slots[s]["is_categorical"] else "span",
         )
         for s in wanted
     }
     return make_tool(name, intent["description"], parameters, tuple(intent["required_slots"]))
 
 
-def _sgd_turn(turn: dict[str, Any], services: dict[str, Any]) -> list[Request]:
-    found = []
-    for frame in turn["frames"]:
-        state = frame["state"]
-        if frame["service"] not in services:
-            continue
-        intents = {i["name"]: i for i in services[frame["service"]]["intents"]}
-        intent = intents.get(state["active_intent"])
-        if intent is None or len(turn["frames"]) > 1:
-            continue
-        allowed = {*intent["required_slots"], *intent["optional_slots"]}
-        segments = _segments(turn["utterance"], [(s["start"], s["exclusive_end"], s["slot"]) for s in frame["slots"]])
-        if segments is None:
-            continue
-        said = {s.slot for s in segments if s.slot}
-        fixed: dict[str, Any] = {}
-        whole = True
-        for slot, values in state["slot_values"].items():
-            if slot in said:
-                continue
-            spoken = [v for v in values if re.search(rf"\b{re.escape(v.lower())}\b", turn["utterance"].lower())]
-            if spoken:
-                fixed[slot] = spoken[0]
-            else:
-                whole = False
-        if whole and said | fixed.keys() <= allowed and set(intent["required_slots"]) <= said | fixed.keys():
-            found.append(Request(segments, _sgd_name(frame["service"], intent["name"]), fixed))
-    return found
+def _sgd_turn(
+    turn: dict[str, Any], services: dict[str, Any], earlier: dict[str, dict[str, Any]]
+) -> list[tuple[Request, bool]]:
+    """What a turn asks for, and whether it says all of it; `earlier`: the state before it, by service."""
+    if len(turn["frames"]) > 1:
+        return []
+    (frame,) = turn["frames"]
+    service, state = frame["service"], frame["state"]
+    if service not in services:
+        return []
+    intents = {i["name"]: i for i in services[service]["intents"]}
+    intent = intents.get(state["active_intent"])
+    segments = _segments(turn["utterance"], [(s["start"], s["exclusive_end"], s["slot"]) for s in frame["slots"]])
+    if intent is None or segments is None:
+        return []
+    said = {s.slot for s in segments if s.slot}
+    values: dict[str, list[str]] = state["slot_values"]
+    spoken = {
+        slot: found
+        for slot, wordings in values.items()
+        if slot not in said
+        and (found := next((v for v in wordings if _occurs(v, turn["utterance"])), None)) is not None
+    }
+    if not said | spoken.keys() <= {*intent["required_slots"], *intent["optional_slots"]}:
+        return []
+    name = _sgd_name(service, intent["name"])
+    if values.keys() <= said | spoken.keys() and set(intent["required_slots"]) <= said | spoken.keys():
+        return [(Request(segments, name, dict(spoken)), True)]
+    added = {slot for slot, wordings in values.items() if wordings != earlier.get(service, {}).get(slot)}
+    if said and added <= said | spoken.keys():
+        return [(Request(segments, name, {slot: spoken[slot] for slot in spoken if slot in added}), False)]
+    return []
+
+
+def _occurs(value: str, text: str) -> bool:
+    return re.search(rf"\b{re.escape(value.lower())}\b", text.lower()) is not None
 
 
 def _segments(text: str, spans: list[tuple[int, int, str]]) -> tuple[Segment, ...] | None:
