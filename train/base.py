@@ -21,8 +21,8 @@ from train.data.corpus import realise
 from train.data.mixture import Block, Mixture
 from train.data.recipe import load_recipe
 from train.data.sources import read_all
-from train.data.synthetic import Words
 from train.data.texts import Texts
+from train.data.words import Words
 from train.data_cli import training_cases
 from train.init import init_for_copying
 from train.loop import LoopConfig, fit
