@@ -17,7 +17,8 @@ What llama.cpp does with it (``src/llama-grammar.cpp`` and ``src/llama-vocab.cpp
 
 The language is that of `router.grammar`, except for what this notation cannot say: strings that are bound to spans of
 the request may be any string; strings limited to more than some ten characters have no ``<`` in them, and no upper
-limit above 1,000; of a pattern and a length that take more than 2,000 states together, only the pattern counts.
+limit above 1,000; of a pattern and a length that take more than 2,000 states together, only the pattern counts; strings
+within free-form values, which may have a ``<``, have no limit.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ from router.expressions import (
     Times,
     Word,
 )
+from router.free import free_text
 from router.language import Language
-from router.productions import free_text, productions
+from router.productions import productions
 from router.regular import ANY, Alt, Cat, Chars, Node, Repeat, but, nonempty, repeat
 from router.toolset import Toolset
 from router.wire_format import FUNCTIONGEMMA, WireFormat
@@ -63,7 +65,7 @@ class _Printer:
         self.lines: list[str] = []
 
     def print(self, toolset: Toolset) -> str:
-        rules = productions(toolset, self.wire).rules
+        rules = productions(toolset, self.wire, free_length=None).rules
         body = [f"{self.name(name)} ::= {self.expression(expression)}" for name, expression in rules.items()]
         head = f"# Completions of the toolset {toolset.name} in the {self.wire.name} wire format."
         return "\n".join([head, *body, *self.lines]) + "\n"

@@ -4,8 +4,8 @@ Strings that must be spans of the request are not known when the toolset is comp
 the bos token and a number, which is forced whenever it is reached; `Matcher` never hands it out, but lets a walk
 through the request's spans (`router.spans`) take over until the string ends. So nothing is compiled per request.
 
-Free-form keys leave out the character that opens control tokens (``<``). Every string may be of any length that its
-schema allows: a model that never ends one is stopped by the decoder's limit, with an error.
+Free-form keys leave out the character that opens control tokens (``<``). What ends by itself and what is stopped by the
+decoder's limit, with an error, `router.productions` says.
 """
 
 from __future__ import annotations

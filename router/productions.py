@@ -4,15 +4,19 @@
     call   := start_call "call:NAME{" arguments "}" end_call
 
 There is no white space to choose. Required arguments stand, others may be left out (those with a default are never
-required), the commas follow. A free-form object holds bare keys and values of any kind, `FREE_DEPTH` deep.
+required), the commas follow. A free-form object holds bare keys and values of any kind; `router.free` says how many,
+how long and how deep.
+
+What ends, and by what: numbers by `ranges.MAX_DIGITS`; copied strings by the request; arrays by their ``maxItems`` or
+`MAX_ITEMS`; everything within a free-form value by the bounds of `router.free`. A declared string without ``maxLength``
+(or with a pattern that may go on) has none: a text that was cut off would be carried out as if it had been meant, so a
+model that never ends one is stopped by the decoder's limit, with an error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Final
 
 from router.expressions import (
     NONE,
@@ -30,24 +34,25 @@ from router.expressions import (
     seq,
 )
 from router.formats import FORMATS
+from router.free import (
+    FREE_DEPTH,
+    FREE_ITEMS,
+    FREE_KEYS,
+    FREE_LENGTH,
+    MAX_ITEMS,
+    MOST_KEYS,
+    free_key,
+    free_text,
+)
 from router.language import Language, LanguageError
+from router.members import listed
 from router.patterns import search, whole
 from router.ranges import integer_bounds, integers, number_bounds, numbers
-from router.regular import ANY, Node, but, cat, never, nonempty, optional, other_than, repeat, without
+from router.regular import ANY, Node, but, never, nonempty, other_than, repeat
 from router.request import SpanKind
 from router.toolset import MISSING, Schema, Tool, Toolset
 from router.wire import WireFormat, render_value
 from runtimes.errors import UserError
-
-FREE_DEPTH: Final = 4
-"""Lists and objects within each other in a free-form value."""
-SPACES: Final = (
-    "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f\x20\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
-    "\u2028\u2029\u202f\u205f\u3000"
-)
-"""What `str.strip` removes."""
-_CONTROL: Final = "".join(chr(p) for p in (*range(32), 127))
-_STRUCTURE: Final = ":{}[],"
 
 
 @dataclass(frozen=True)
@@ -60,13 +65,19 @@ class Productions:
     """Whether a length was left out, because llguidance cannot be given it together with a pattern or format."""
 
 
-def productions(toolset: Toolset, wire: WireFormat, barred: frozenset[int] = frozenset()) -> Productions:
+def productions(
+    toolset: Toolset,
+    wire: WireFormat,
+    barred: frozenset[int] = frozenset(),
+    *,
+    free_length: int | None = FREE_LENGTH,
+) -> Productions:
     """The productions of every completion that `toolset` allows. Raises `UserError` for what cannot be decoded.
 
     `barred` numbers the kinds of span that a request does not offer; arguments that need one are left out, and calls
-    that need such an argument.
+    that need such an argument. `free_length` bounds the strings within free-form values (characters; None: no bound).
     """
-    return _Builder(wire, barred).build(toolset)
+    return _Builder(wire, barred, free_length).build(toolset)
 
 
 class Impossible(Exception):
@@ -74,9 +85,11 @@ class Impossible(Exception):
 
 
 class _Builder:
-    def __init__(self, wire: WireFormat, barred: frozenset[int]) -> None:
+    def __init__(self, wire: WireFormat, barred: frozenset[int], free_length: int | None) -> None:
         self.wire = wire
         self.barred = barred
+        text = free_text(wire)
+        self.free_string = Language((text,) if free_length is None else (text, repeat(ANY, 0, free_length)), open=True)
         self.rules: dict[str, Expression] = {}
         self.shared: dict[Expression, Ref] = {}
         self.copies: dict[SpanKind, int] = {}
@@ -114,52 +127,48 @@ class _Builder:
         arguments = self.members_of(tool.visible, tool.required, additional=0)
         return seq(Text(tool.name), arguments)
 
-    def members_of(self, properties: Mapping[str, Schema], required: Sequence[str], *, additional: int) -> Expression:
-        """An object; `additional` is how deep the values of further keys may be nested (0: no further keys)."""
+    def members_of(
+        self,
+        properties: Mapping[str, Schema],
+        required: Sequence[str],
+        *,
+        additional: int,
+        most: int | None = None,
+    ) -> Expression:
+        """An object; `additional` is how deep the values of further keys may be nested (0: no further keys), `most`
+        how many keys it may have in all (None: all that are declared, and `FREE_KEYS` more)."""
         further = self.pair(properties, additional) if additional else None
-        gap: list[tuple[Expression, int, int | None]] = [(further, 0, None)] if further else []
-        members = list(gap)
+        members: list[tuple[Expression, bool]] = []
         for name in sorted(properties, key=str.lower):
             schema = properties[name]
             needed = name in required and schema.default is MISSING
             try:
-                members += [(seq(Text(f"{name}:"), self.value(schema)), int(needed), 1), *gap]
+                members.append((seq(Text(f"{name}:"), self.value(schema)), needed))
             except Impossible:
                 if needed:
                     raise
             except UserError as error:
                 raise UserError(f"{name}: {error}") from None
-        return seq(Text("{"), self.members(members), Text("}"))
-
-    def members(self, members: list[tuple[Expression, int, int | None]]) -> Expression:
-        """Members, each with how often it may stand, and the commas between them.
-
-        `after` is what may follow once a member stands, `begin` what may follow while none does.
-        """
-        after: Expression = NONE
-        begin: Expression = NONE
-        for member, low, high in reversed(members):
-            more = seq(Text(","), member)
-            here = seq(member, Times(more, 0, None), after) if high is None else seq(member, after)
-            begin = here if low else choice(here, begin)
-            after = self.rule(seq(more if low else Times(more, 0, high), after))
-        return begin
+        if most is not None and most < sum(needed for _, needed in members):
+            raise UserError(f"maxProperties {most} is below the number of its required keys; raise it")
+        spare = 0 if further is None else FREE_KEYS if most is None else min(most, MOST_KEYS)
+        return seq(Text("{"), listed(members, further, spare, most, self.rule), Text("}"))
 
     def pair(self, declared: Mapping[str, Schema], depth: int) -> Expression:
         """A key that is not declared, and a value of any kind."""
         others = (other_than(sorted(declared)),) if declared else ()
-        key = Language((_key(self.wire), *others), open=True)
+        key = Language((free_key(self.wire), *others), open=True)
         return self.rule(seq(Word(key), Text(":"), self.anything(depth - 1)))
 
     def anything(self, depth: int) -> Expression:
         """A value of any kind; `depth` levels of lists and objects."""
         scalars: list[Expression] = [
-            self.string(Language((free_text(self.wire),))),
+            self.string(self.free_string),
             Word(Language((numbers(None, None),))),
             *(Text(word) for word in ("true", "false", "null")),
         ]
         if depth > 0:
-            scalars.append(self.array(self.anything(depth - 1), 0, None))
+            scalars.append(self.array(self.anything(depth - 1), 0, FREE_ITEMS))
             scalars.append(self.members_of({}, (), additional=depth))
         return self.rule(choice(*scalars))
 
@@ -182,11 +191,11 @@ class _Builder:
                     if schema.min_items:
                         raise
                     return Text("[]")
-                return self.array(item, schema.min_items or 0, schema.max_items)
+                low = schema.min_items or 0
+                return self.array(item, low, max(low, MAX_ITEMS) if schema.max_items is None else schema.max_items)
             case "object":
-                return self.members_of(
-                    schema.properties, schema.required, additional=FREE_DEPTH if schema.additional else 0
-                )  # fmt: skip
+                depth = FREE_DEPTH if schema.additional else 0
+                return self.members_of(schema.properties, schema.required, additional=depth, most=schema.max_properties)
 
     def enum(self, values: Sequence[object]) -> Expression:
         """One of `values`, as they are rendered."""
@@ -236,11 +245,11 @@ class _Builder:
         escape = Control(self.wire.escape)
         return seq(escape, Copy(number, self.string_language(schema)), escape)
 
-    def array(self, item: Expression, low: int, high: int | None) -> Expression:
+    def array(self, item: Expression, low: int, high: int) -> Expression:
         if high == 0:
             return Text("[]")
         item = self.rule(item)
-        rest = Times(seq(Text(","), item), max(low - 1, 0), None if high is None else high - 1)
+        rest = Times(seq(Text(","), item), max(low - 1, 0), high - 1)
         some = seq(item, rest) if rest.high != 0 else item
         return seq(Text("["), some if low else maybe(some), Text("]"))
 
@@ -260,20 +269,3 @@ def _printable(language: Language) -> bool:
         return bool(language.lark("T"))
     except LanguageError:
         return False
-
-
-@lru_cache(maxsize=8)
-def free_text(wire: WireFormat) -> Node:
-    """Text without anything spelled like a control token, which could not be written. All begin with one character."""
-    return without(wire.reserved)
-
-
-@lru_cache(maxsize=8)
-def _key(wire: WireFormat) -> Node:
-    """A bare key: no structure, no control character, no space at its ends, not spelled like a control token.
-
-    Keys leave out the character that opens every control token, which spares the grammar an intersection.
-    """
-    barred = _CONTROL + _STRUCTURE + wire.escape[0]
-    outer, inner = but(barred + SPACES), but(barred)
-    return cat(outer, optional(cat(repeat(inner), outer)))

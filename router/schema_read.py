@@ -22,7 +22,7 @@ _KEYWORDS: Final[dict[SchemaType, tuple[str, ...]]] = {
     "number": (*_COMMON, *_NUMBER),
     "boolean": _COMMON,
     "array": (*_COMMON, "items", "minItems", "maxItems"),
-    "object": (*_COMMON, "properties", "required", "additionalProperties"),
+    "object": (*_COMMON, "properties", "required", "additionalProperties", "maxProperties"),
 }
 _DOCUMENTATION: Final = frozenset(
     ("title", "$schema", "$id", "$comment", "examples", "example", "deprecated", "readOnly", "strict")
@@ -199,6 +199,14 @@ class SchemaReader:
         out["properties"] = built
         out["required"] = tuple(name for name in required if name not in optional)
         out["additional"] = additional
+        if "maxProperties" in keys:
+            where, most = (*path, "maxProperties"), keys["maxProperties"]
+            if top:
+                self.fail(where, "a tool takes the parameters that it names; leave it out")
+            if not isinstance(most, int) or isinstance(most, bool) or most < len(out["required"]):
+                least = len(out["required"])
+                self.fail(where, f"{most!r} is not a whole number from {least} on (its required keys)")
+            out["max_properties"] = most
 
     def enum(self, values: Any, path: KeyPath, schema: Schema) -> tuple[Any, ...]:
         if not isinstance(values, list) or not values:

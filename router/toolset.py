@@ -59,6 +59,8 @@ class Schema:
     required: tuple[str, ...] = ()
     additional: bool = False
     """Objects only: further keys with values of any kind may be given (a free-form object)."""
+    max_properties: int | None = None
+    """Objects only: how many keys there may be, declared and further ones."""
     default: Any = MISSING
     copy: Copying | None = None
     """Strings only: ``span`` (``copy: true``) for a span of the request as it stands; ``snake_case`` for a name, which
@@ -144,6 +146,7 @@ _KEYWORDS: Final = {
     "exclusive_maximum": "exclusiveMaximum",
     "min_items": "minItems",
     "max_items": "maxItems",
+    "max_properties": "maxProperties",
 }
 
 
@@ -152,7 +155,7 @@ def schema_to_dict(schema: Schema) -> dict[str, Any]:
     out: dict[str, Any] = {"type": schema.type}
     for key in (
         "description", "pattern", "format", "min_length", "max_length", "minimum", "maximum",
-        "exclusive_minimum", "exclusive_maximum", "min_items", "max_items", "bind",
+        "exclusive_minimum", "exclusive_maximum", "min_items", "max_items", "max_properties", "bind",
     ):  # fmt: skip
         value = getattr(schema, key)
         if value is not None:

@@ -131,6 +131,8 @@ def _object_errors(value: Mapping[str, Any], schema: Schema, path: str) -> Itera
     for name in schema.required:
         if name not in value:
             yield f"{path}.{name}: required, but missing"
+    if schema.max_properties is not None and len(value) > schema.max_properties:
+        yield f"{path}: {len(value)} keys are more than {schema.max_properties}"
     for name, item in value.items():
         if name in schema.properties:
             yield from _errors(item, schema.properties[name], f"{path}.{name}")

@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from export.checkpoint import TOKENIZER_FILES
 from router.cases import Case
 from router.tokenizer import RouterTokenizer
-from router.wire import render_completion, render_prompt
 from runtimes.errors import UserError
 from train.base_record import write_record
-from train.data.corpus import realise
-from train.data.mixture import Block, Mixture
-from train.data.recipe import load_recipe
-from train.data.sources import read_all
-from train.data.synthetic import Words
-from train.data.texts import Texts
-from train.data_cli import training_cases
+from train.base_rows import make_mixture, stage_rows, tokenizer_lines
 from train.init import init_for_copying
 from train.loop import LoopConfig, fit
-from train.packing import Row, pack
 from train.plot import plot_loss
-
-RECIPE_CASES = 12_000
-"""Training requests that are drawn of each recipe."""
-_WINDOW = 240
-"""Tokens of a document of text, at most."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +55,15 @@ class BaseConfig:
 
 
 def gemma3_config(shape: dict[str, Any], vocab_size: int) -> Any:
-    """A `Gemma3TextConfig` with FunctionGemma's context, window and layer pattern unless `shape` says otherwise."""
+    """A `Gemma3TextConfig` with the widths of `shape` (keys as in ``config.json``), and FunctionGemma's context, window
+    and layer pattern unless `shape` has others. Raises `UserError` for what the tokenizer settles."""
     from transformers import Gemma3TextConfig
 
+    settled = {"vocab_size": vocab_size, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+    for key in sorted(settled.keys() & shape.keys()):
+        raise UserError(f"the configuration's model: {key} follows from the tokenizer; leave it out")
     layers = int(shape["num_hidden_layers"])
-    settings = {
+    usual = {
         "max_position_embeddings": 32768,
         "sliding_window": 512,
         "layer_types": ["full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in range(layers)],
@@ -82,75 +71,8 @@ def gemma3_config(shape: dict[str, Any], vocab_size: int) -> Any:
         "rope_theta": 1_000_000.0,
         "rope_local_base_freq": 10_000.0,
         "tie_word_embeddings": True,
-        "pad_token_id": 0,
-        "eos_token_id": 1,
-        "bos_token_id": 2,
     }
-    return Gemma3TextConfig(vocab_size=vocab_size, **{**settings, **shape})
-
-
-def tokenizer_lines(mixture: Mixture, *, blocks: int = 1500) -> Iterator[str]:
-    """What the tokenizer is trained on: real requests, and prompts and completions of the first blocks."""
-    rng = random.Random(mixture.seed)
-    for corpus in mixture.corpora:
-        for request in corpus.requests:
-            yield realise(corpus, request, rng, swap=0.0)[0]
-    for number in range(blocks):
-        block = mixture.block(number, rows=10)
-        yield render_prompt(block.toolset, block.rows[0][0])
-        for text, calls in block.rows:
-            yield text
-            yield render_completion(calls)
-
-
-def encode_block(tokenizer: RouterTokenizer, block: Block, *, limit: int) -> Row:
-    """One packed row of a block."""
-    requests = [
-        (tokenizer.request_ids(text), tokenizer.completion_ids(calls)) for text, calls in block.rows if text.strip()
-    ]
-    return pack(tokenizer.prefix_ids(block.toolset), requests, limit=limit)
-
-
-def encode_text(tokenizer: RouterTokenizer, texts: Texts, rng: random.Random, *, limit: int) -> Row:
-    """One packed row of documents that do not see each other, each behind a bos; loss on every token."""
-    (bos,) = tokenizer.encode("<bos>")
-    documents: list[tuple[list[int], list[int]]] = []
-    room = limit
-    while room > _WINDOW:
-        ids = tokenizer.encode_text(texts.draw(rng, characters=4 * _WINDOW).replace("\u2581", " "))[:_WINDOW]
-        if ids:
-            documents.append(([bos], ids))
-            room -= len(ids) + 1
-    return pack([], documents, limit=limit + 1)
-
-
-def make_mixture(
-    config: BaseConfig, stage: Stage, data: Path, *, dev: bool = False, against: Sequence[Case] = ()
-) -> Mixture:
-    """A stage's mixture over the corpora under `data`; `dev` takes their development portions.
-
-    Requests that repeat one of `against` are left out of what the recipes give.
-    """
-    train = read_all(data)
-    texts = [r.text for c in train for r in c.requests]
-    # The technical words are the vocabulary of the requests that routers for engineers see: weigh them up.
-    words = Words([*texts, *[" ".join(config.words)] * 2])
-    words.vocabulary += list(config.words) * 12
-    corpora = read_all(data, dev=True) if dev else train
-    made = ("synthetic", "invented", *(("recipes",) if stage.recipes else ()))
-    weights = {
-        k: v for k, v in (stage.weights or {}).items() if k in made or any(c.name == k and c.requests for c in corpora)
-    }
-    recipes = [load_recipe(config.folder / path, data) for path in stage.recipes]
-    split = "dev" if dev else "train"
-    return Mixture(
-        corpora,
-        words,
-        weights,
-        seed=stage.seed + (1_000_003 if dev else 0),
-        swap=0.0 if dev else stage.swap,
-        recipes=[(r.toolset, list(islice(training_cases(r, split, against), RECIPE_CASES))) for r in recipes],  # type: ignore[arg-type]
-    )
+    return Gemma3TextConfig(**usual | shape | settled)
 
 
 def _earlier(config: BaseConfig, folder: Path) -> Path:
@@ -237,7 +159,7 @@ def _train_stage(
         tokenizer = _tokenizer(config, data, target)
         model = Gemma3ForCausalLM(gemma3_config(config.model, tokenizer.vocab_size))
         init_for_copying(model)
-    rows, validation = _stage_rows(config, stage, data, tokenizer, against)
+    rows, validation = stage_rows(config, stage, data, tokenizer, against)
     report(
         {
             "stage": stage.name,
@@ -276,36 +198,3 @@ def _tokenizer(config: BaseConfig, data: Path, target: Path) -> RouterTokenizer:
         mixture = make_mixture(config, replace(blocks, recipes=()), data)
         train_tokenizer(tokenizer_lines(mixture), target, vocab_size=config.vocab_size, seed=config.seed)
     return RouterTokenizer.load(target / "tokenizer.json")
-
-
-def _stage_rows(
-    config: BaseConfig, stage: Stage, data: Path, tokenizer: RouterTokenizer, against: Sequence[Case]
-) -> tuple[Callable[[int], list[Row]], list[list[Row]]]:
-    """The rows of a step, and the validation rows."""
-    if stage.text:
-        texts = Texts(stage.text, data)
-
-        def document(number: str) -> Row:
-            return encode_text(tokenizer, texts, random.Random(f"{stage.seed}/{number}"), limit=stage.row_tokens)
-
-        def drawn(step: int) -> list[Row]:
-            first = step * stage.rows_per_step
-            return [document(str(first + i)) for i in range(stage.rows_per_step)]
-
-        return drawn, [[document(f"validation/{n}")] for n in range(24)]
-    mixture = make_mixture(config, stage, data, against=against)
-    dev = make_mixture(config, stage, data, dev=True, against=against)
-
-    def block(source: Mixture, number: int, count: int) -> Row:
-        """Block `number`; where its declarations leave no room for a request, one further on."""
-        for again in range(20):
-            row = encode_block(tokenizer, source.block(number + again * 10_000_019, rows=count), limit=stage.row_tokens)
-            if row.loss.any():
-                return row
-        raise UserError(f"stage {stage.name}: row_tokens {stage.row_tokens} leaves no room behind the declarations")
-
-    def rows(step: int) -> list[Row]:
-        first = step * stage.rows_per_step
-        return [block(mixture, first + i, 32) for i in range(stage.rows_per_step)]
-
-    return rows, [[block(dev, n, 20)] for n in range(24)]

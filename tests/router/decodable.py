@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from router.formats import FORMATS
-from router.productions import FREE_DEPTH
+from router.free import FREE_DEPTH, FREE_KEY_LENGTH, FREE_LENGTH
 from router.ranges import MAX_DIGITS, integer_bounds, number_bounds
 from router.request import chunks
 from router.toolset import Call, Schema, Toolset
@@ -207,14 +207,15 @@ def _parts(pieces: list[str], n: int) -> bool:
 def anything(depth: int) -> st.SearchStrategy[Any]:
     """Any JSON value with at most `depth` levels of lists and objects."""
     most = 10**MAX_DIGITS - 1
-    scalars = st.one_of(st.none(), st.booleans(), st.integers(-most, most), number_values(Schema("number")), texts)
+    short = texts.filter(lambda text: len(text) <= FREE_LENGTH)
+    scalars = st.one_of(st.none(), st.booleans(), st.integers(-most, most), number_values(Schema("number")), short)
     if depth <= 0:
         return scalars
     inner = anything(depth - 1)
     return st.one_of(scalars, st.lists(inner, max_size=3), st.dictionaries(free_keys, inner, max_size=3))
 
 
-free_keys = texts.filter(lambda key: not key_problem(key) and "<" not in key)
+free_keys = texts.filter(lambda key: not key_problem(key) and "<" not in key and len(key) <= FREE_KEY_LENGTH)
 
 
 @st.composite

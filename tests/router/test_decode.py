@@ -10,10 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from router.decode import Decoded, DecodeError, decode, decode_free
+from router.decode import MAX_NEW_TOKENS, Decoded, DecodeError, decode, decode_free
+from router.free import FREE_KEY_LENGTH, FREE_KEYS
 from router.grammar import Grammar
 from router.tokenizer import RouterTokenizer
 from router.toolset import Call, Toolset
+from router.toolset_load import from_dict
 from router.validate import equal, schema_errors
 from runtimes.errors import SessionError, UserError
 from tests.fake import FakeModel, FakeSession, Rule, random_rule, scripted_rule
@@ -240,6 +242,47 @@ def test_logits_that_are_no_numbers_are_told(tokenizer: RouterTokenizer, kiwi: T
     for grammar in (True, False):
         with pytest.raises(DecodeError, match="not finite"):
             run(rule, kiwi, tokenizer, "find it", grammar=grammar)
+
+
+@pytest.mark.parametrize("letter", ["a", "\u043f", "\u65e5"])
+def test_a_key_that_the_model_never_ends_is_ended(tokenizer: RouterTokenizer, kiwi: Toolset, letter: str) -> None:
+    """A model in whose eyes every key goes on, as one asked in a language that it never learned may be."""
+    done = tokenizer.completion_ids([Call("execute", {"action": "run", "item_id": "it", "item_type": "script"})])
+    head = done[: done.index(tokenizer.control_id("end_call")) - len(tokenizer.encode_text("}"))]
+    head += tokenizer.encode_text(",parameters:{")
+    prompt = tokenizer.prompt_ids(kiwi, "run it")
+    begin = scripted_rule(tokenizer.vocab_size, prompt, head)
+    spelled = tokenizer.encode_text(letter)
+    ends = [tokenizer.encode_text(mark)[0] for mark in "1}"]
+
+    def rule(tokens: tuple[int, ...]) -> np.ndarray:
+        row = begin(tokens)
+        written = len(tokens) - len(prompt) - len(head)
+        if written >= 0:
+            row[ends] += 50.0
+            row[spelled[written % len(spelled)]] += 100.0
+        return row
+
+    found, _ = run(rule, kiwi, tokenizer, "run it", limit=MAX_NEW_TOKENS)
+    assert found.error is None
+    (call,) = tokenizer.parse(found.token_ids)
+    (key,) = call.arguments["parameters"]
+    assert key == letter * FREE_KEY_LENGTH
+    assert schema_errors(call, kiwi) == []
+
+
+def test_a_model_that_never_closes_a_free_value_comes_to_an_end(tokenizer: RouterTokenizer) -> None:
+    """Everything within a free-form value is counted, so even one that always wants another key ends."""
+    parameters = {"type": "object", "properties": {"x": {"type": "object"}}, "required": ["x"]}
+    toolset = from_dict({"name": "t", "tools": [{"name": "f", "description": "", "parameters": parameters}]})
+    favoured = {tokenizer.control_id("start_call"): 90.0, tokenizer.encode_text(",")[0]: 80.0}
+    favoured |= {tokenizer.encode_text(":")[0]: 70.0, tokenizer.encode_text("1")[0]: 60.0}
+    closers = dict.fromkeys([tokenizer.encode_text(mark)[0] for mark in "}]"], -90.0)
+    found, _ = run(random_rule(tokenizer.vocab_size, bias=favoured | closers), toolset, tokenizer, "do it", limit=4096)
+    assert found.error is None
+    text = tokenizer.decode(found.token_ids)
+    assert text.count(":") == 2 + FREE_KEYS  # call:, x:, and a key each
+    assert text.endswith("}}<end_function_call><start_function_response>")
 
 
 def test_an_endless_string_is_stopped_with_an_error(tokenizer: RouterTokenizer, kiwi: Toolset) -> None:

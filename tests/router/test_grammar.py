@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from router.free import FREE_DEPTH, FREE_ITEMS, FREE_KEY_LENGTH, FREE_KEYS, FREE_LENGTH, MAX_ITEMS, SPACES
 from router.grammar import Grammar, GrammarError
-from router.productions import FREE_DEPTH, SPACES
 from router.tokenizer import RouterTokenizer
 from router.toolset import Call, Schema, Tool, Toolset
 from router.toolset_load import from_dict
@@ -123,6 +123,18 @@ def test_the_number_of_calls(tokenizer: RouterTokenizer) -> None:
          [{"a": 1, "b": True}, {"b": False}], [{}, {"a": 1}, {"b": True, "c": 1}]),
         ({"type": "object", "properties": {"m": {"type": "integer"}}, "additionalProperties": True},
          [{}, {"m": 1}, {"a": "x", "m": 1, "z z": [None]}, {"mm": {}}, {"l": 1, "n": 2}], [{"m": "x"}, {"m": None}]),
+        ({"type": "object", "additionalProperties": True, "maxProperties": 2}, [{}, {"a": 1}, {"a": 1, "b": {"c": 1}}],
+         [{"a": 1, "b": 2, "c": 3}]),
+        ({"type": "object", "additionalProperties": True, "maxProperties": 0}, [{}], [{"a": 1}]),
+        ({"type": "object", "required": ["c"], "maxProperties": 2,
+          "properties": {"a": {"type": "integer"}, "c": {"type": "integer"}, "e": {"type": "integer"}}},
+         [{"c": 1}, {"a": 1, "c": 1}, {"c": 1, "e": 1}],
+         [{"a": 1, "c": 1, "e": 1}, {"a": 1, "e": 1}, {}]),
+        ({"type": "object", "properties": {"a": {"type": "integer"}, "c": {"type": "integer"}}, "required": ["c"],
+          "additionalProperties": True, "maxProperties": 3},
+         [{"c": 1}, {"a": 1, "b": 1, "c": 1}, {"0": 1, "b": 1, "c": 1}, {"c": 1, "d": 1, "e": 1}],
+         [{"0": 1, "a": 1, "b": 1, "c": 1}, {"a": 1, "b": 1}, {"0": 1, "b": 1, "bb": 1},
+          {"c": 1, "d": 1, "e": 1, "f": 1}]),
         ({"type": "object"}, [{}, {"a": {"b": [{"c": 1}]}}, {"k\u00e9y": "v"}, {"a-b.c d": 1}], [[], "a"]),
     ],
 )  # fmt: skip
@@ -185,6 +197,41 @@ def test_a_free_key_cannot_be_a_declared_one(tokenizer: RouterTokenizer) -> None
         assert accepts(grammar, call(f"{{x:{{{keys}:true}}}}")) == good
     for key in (" a", "a ", "a,b", "", "a}b", "a[b", "a\nb", "<escape>", "\u3000a"):
         assert not accepts(grammar, call(f"{{x:{{{key}:1}}}}")), key
+
+
+def test_free_values_are_so_large_and_no_larger(tokenizer: RouterTokenizer) -> None:
+    """Where no schema can say it, the grammar does; a key's length counts characters, whatever they take in tokens."""
+    declared = {"type": "object", "properties": {"c": {"type": "integer"}}, "additionalProperties": True}
+    properties = {"d": declared, "l": {"type": "array", "items": {"type": "integer"}, "minItems": 0},
+                  "m": {"type": "array", "items": {"type": "integer"}, "minItems": MAX_ITEMS + 2},
+                  "o": {"type": "object"}, "a": {"type": "array"}, "s": {"type": "string"}}  # fmt: skip
+    grammar = Grammar.compile(toolset(properties), tokenizer)
+
+    def good(**arguments: Any) -> bool:
+        return accepts(grammar, render_completion([Call("f", arguments)]))
+
+    def keys(count: int) -> dict[str, Any]:
+        return {f"k{i:02}": i for i in range(count)}
+
+    for letter in "a\u00e9\u65e5":
+        assert good(o={letter * FREE_KEY_LENGTH: 1})
+        assert not good(o={letter * (FREE_KEY_LENGTH + 1): 1})
+    assert good(o=keys(FREE_KEYS))
+    assert not good(o=keys(FREE_KEYS + 1))
+    assert good(d={"c": 1, **keys(FREE_KEYS)})
+    assert good(d={"B": 1, "c": 1, **keys(FREE_KEYS - 1)})
+    assert not good(d={"c": 1, **keys(FREE_KEYS + 1)})
+    assert not good(d=keys(FREE_KEYS + 1))
+    assert good(o={"k": list(range(FREE_ITEMS))})
+    assert not good(o={"k": list(range(FREE_ITEMS + 1))})
+    assert good(o={"k": "<" + "x" * (FREE_LENGTH - 1)})
+    assert not good(o={"k": "x" * (FREE_LENGTH + 1)})
+    assert good(l=[1] * MAX_ITEMS, a=[None] * MAX_ITEMS)
+    assert not good(l=[1] * (MAX_ITEMS + 1))
+    assert not good(a=[None] * (MAX_ITEMS + 1))
+    assert good(m=[1] * (MAX_ITEMS + 2))
+    assert not good(m=[1] * (MAX_ITEMS + 3))
+    assert good(s="x" * (FREE_LENGTH + 1))  # a declared string's length is its schema's to say
 
 
 def test_a_string_cannot_spell_a_control_token(tokenizer: RouterTokenizer) -> None:
@@ -272,9 +319,11 @@ def test_what_a_request_does_not_offer_is_left_out(tokenizer: RouterTokenizer) -
         (Schema("string", pattern="^a$", min_length=2), "tool f: x: no value holds"),
         (Schema("integer", minimum=1.2, maximum=1.8), "tool f: x: no value holds"),
         (Schema("array", items=Schema("string", pattern="a^b")), "tool f: x: pattern"),
+        (Schema("object", properties={"y": Schema("integer")}, required=("y",), max_properties=0),
+         "tool f: x: maxProperties 0 is below"),
         (Schema("object", properties={"y": Schema("string", pattern="a^b")}), "tool f: x: y: pattern"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_decoded_is_told_by_name(tokenizer: RouterTokenizer, schema: Schema, message: str) -> None:
     """Loading a toolset finds most of it already; one that is built by hand meets it here."""
     tools = Toolset("t", (Tool("f", "", Schema("object", properties={"x": schema})),))

@@ -72,7 +72,7 @@ tools:
         tags: {type: array, items: {type: string, enum: [a, b]}, minItems: 1, maxItems: 3, default: [a]}
         free: {type: object}
         shut: {type: object, properties: {x: {type: integer}}, required: [x], default: {x: 1}}
-        open: {type: object, properties: {x: {type: integer}}, additionalProperties: true}
+        open: {type: object, properties: {x: {type: integer}}, additionalProperties: true, maxProperties: 4}
         who: {type: string, bind: context.user_name}
       required: [day, who]
 """
@@ -104,7 +104,7 @@ def test_every_keyword(tmp_path: Path) -> None:
     assert p["free"] == Schema("object", additional=True)
     shut = {"x": Schema("integer")}
     assert p["shut"] == Schema("object", properties=shut, required=("x",), default={"x": 1})
-    assert p["open"] == Schema("object", properties=shut, additional=True)
+    assert p["open"] == Schema("object", properties=shut, additional=True, max_properties=4)
     assert p["who"] == Schema("string", bind="user_name")
     assert all_of_it.required == ("day",) and all_of_it.parameters.required == ("day", "who")
     (tmp_path / "toolset.json").write_text(json.dumps(to_dict(toolset)))
@@ -238,6 +238,12 @@ FORMATS = "date, time, date-time, email, hostname, ipv4, uri, uuid"
          "name; allowed are letters, digits, '_', '.' and '-', no digit first"),
         (parameter("{type: object, additionalProperties: {type: string}}"),
          f":9: {P}.additionalProperties: must be true or false; schemas for further keys are not supported"),
+        (parameter("{type: object, maxProperties: -1}"),
+         f":9: {P}.maxProperties: -1 is not a whole number from 0 on (its required keys)"),
+        (parameter("{type: object, properties: {x: {type: integer}}, required: [x], maxProperties: 0}"),
+         f":9: {P}.maxProperties: 0 is not a whole number from 1 on (its required keys)"),
+        ("name: t\ntools:\n  - {name: f, description: x, parameters: {type: object, maxProperties: 1}}",
+         ":3: tools[0].parameters.maxProperties: a tool takes the parameters that it names; leave it out"),
         (parameter("{type: array, items: []}"),
          f":9: {P}.items: a schema must be a mapping of keys to values, not array"),
         (parameter("{type: string}", required="[q]"),

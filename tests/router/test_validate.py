@@ -30,7 +30,7 @@ TOOL = Tool(
             "flag": Schema("boolean"),
             "tags": Schema("array", items=Schema("string"), min_items=1, max_items=2),
             "point": POINT,
-            "free": Schema("object", additional=True),
+            "free": Schema("object", additional=True, max_properties=2),
             "path": Schema("string", bind="path"),
         },
         required=("kind", "path"),
@@ -67,6 +67,7 @@ TOOLSET = Toolset("t", (TOOL,))
         ({"tags": "a"}, ["tags: 'a' is string, not an array"]),
         ({"point": {"y": "1", "z": 2}}, ["point.x: required, but missing", "point.y: '1' is string, not an integer",
                                          "point.z: unknown; there are x, y"]),
+        ({"free": {"a": 1, "b": 2, "c": 3}}, ["free: 3 keys are more than 2"]),
         ({"point": []}, ["point: [] is array, not an object"]),
         ({"colour": 1}, ["colour: unknown parameter of f; there are text, kind, code, day, size, ratio, flag, tags, "
                          "point, free"]),

@@ -15,7 +15,8 @@ torch = pytest.importorskip("torch")
 from router.cases import Case  # noqa: E402
 from router.tokenizer import RouterTokenizer  # noqa: E402
 from runtimes.errors import UserError  # noqa: E402
-from train.base import BaseConfig, Stage, encode_text, make_mixture, train_base  # noqa: E402
+from train.base import BaseConfig, Stage, gemma3_config, train_base  # noqa: E402
+from train.base_rows import encode_text, make_mixture  # noqa: E402
 from train.data import texts  # noqa: E402
 from train.data.texts import Texts  # noqa: E402
 from train.loop import LoopConfig  # noqa: E402
@@ -157,3 +158,13 @@ def test_mistakes_are_told_before_any_work(given: list[str], message: str, tmp_p
     with pytest.raises(UserError, match=message):
         main(["base", "configs/train/base-seed.yaml", "--data", str(tmp_path), "--out", str(tmp_path / "o"), *given])
     assert not (tmp_path / "o").exists()
+
+
+def test_a_shape_may_say_what_is_otherwise_usual() -> None:
+    usual = gemma3_config(SHAPE, 300)
+    assert (usual.vocab_size, usual.sliding_window, usual.max_position_embeddings) == (300, 512, 32768)
+    own = gemma3_config({**SHAPE, "sliding_window": 128, "max_position_embeddings": 2048}, 300)
+    assert (own.sliding_window, own.max_position_embeddings) == (128, 2048)
+    assert own.layer_types == usual.layer_types
+    with pytest.raises(UserError, match="bos_token_id follows from the tokenizer"):
+        gemma3_config({**SHAPE, "bos_token_id": 5}, 300)

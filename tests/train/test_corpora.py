@@ -10,7 +10,8 @@ import pytest
 
 from router.cases import Case
 from runtimes.errors import UserError
-from train.data.recipe import load_recipe, rows
+from train.data.recipe import load_recipe
+from train.data.rows import rows
 from train.data_cli import build_data, training_cases
 
 ARTISTS = [f"artist{n}" for n in range(150)]

@@ -10,9 +10,11 @@ import pytest
 from router.toolset import Call, Toolset
 from router.validate import schema_errors
 from train.data.corpus import Corpus, Request, Segment
-from train.data.invented import KEPT_APART, Invented, Lexicon, cased, material, number, plural
+from train.data.invented import Invented
+from train.data.lexicon import Lexicon, cased, material, number, plural
 from train.data.mixture import Mixture
-from train.data.synthetic import Words
+from train.data.services import KEPT_APART
+from train.data.words import Words
 
 WORDS = Words(["please find the quarterly report now", "who ate all of the cheese", "is there a heron on the roof"])
 SETS, REQUESTS = 150, 30

@@ -11,7 +11,8 @@ from router.toolset_load import load_toolset
 from router.validate import schema_errors
 from runtimes.errors import UserError
 from train.data.leakage import find_leaks
-from train.data.recipe import load_recipe, rows
+from train.data.recipe import load_recipe
+from train.data.rows import rows
 from train.data_cli import build_data, training_cases
 
 RECIPE = Path(configs.__file__).parent / "data" / "kiwi.yaml"

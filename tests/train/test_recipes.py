@@ -13,7 +13,8 @@ from router.request import Request, SpanKind
 from router.validate import schema_errors
 from router.wire_format import FUNCTIONGEMMA
 from train.data.leakage import find_leaks
-from train.data.recipe import load_recipe, rows
+from train.data.recipe import load_recipe
+from train.data.rows import rows
 
 CONFIGS = Path(configs.__file__).parent
 RECIPES = sorted((*(CONFIGS / "data").glob("*.yaml"), *(CONFIGS / "examples").glob("*/recipe.yaml")))

@@ -12,7 +12,8 @@ from runtimes.errors import UserError
 from train.data.corpus import realise
 from train.data.mixture import Mixture
 from train.data.sources import SGD_HELD_OUT, read_all, read_clinc150, read_hwu64, read_sgd, read_snips
-from train.data.synthetic import Store, Words
+from train.data.synthetic import Store
+from train.data.words import Words
 
 
 def write(path: Path, data: object) -> None:

@@ -12,13 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench.lift import SCHEMA as LIFT_SCHEMA
-from bench.lift import validate as validate_lift
-from bench.report import SCHEMA as REPORT_SCHEMA
-from bench.report import validate as validate_report
 from export.checkpoint import MODELS, Parts, count_parameters, count_weights, flat_config, read_json
 from export.merge import inputs_sha256
 from runtimes.errors import UserError
+from train.card.measured import LIFT, READERS, REPORT
 from train.card.prose import Prose, read_prose
 from train.data.importers import NAMES
 
@@ -91,8 +88,8 @@ def read_facts(model: Path, reports: Sequence[Path], lifts: Sequence[Path]) -> F
     if not folders:
         raise UserError(f"{folder}: neither adapter_config.json nor adapter-*/ here; give an adapter or a model folder")
     base = _base_beside(folder, problems) if alone else _base_in(folder, problems)
-    found = [(path, _checked(path, REPORT_SCHEMA, problems)) for path in reports]
-    compared = [(path, _checked(path, LIFT_SCHEMA, problems)) for path in lifts]
+    found = [(path, _checked(path, REPORT, problems)) for path in reports]
+    compared = [(path, _checked(path, LIFT, problems)) for path in lifts]
     measured = {p: r for p, r in found if r is not None}
     lifted = {p: r for p, r in compared if r is not None}
     adapters = [_adapter(f, base, alone, measured, lifted, problems) for f in folders]
@@ -245,11 +242,11 @@ def _checked(path: Path, schema: str, problems: list[str]) -> dict[str, Any] | N
         problems.append(f"{path} is {report['schema']!r}, expected {schema!r}")
         return None
     try:
-        (validate_report if schema == REPORT_SCHEMA else validate_lift)(report)
+        READERS[schema](report)
     except ValueError as error:
         problems.append(f"{path}: {' '.join(str(error).split())}")
         return None
-    if schema == REPORT_SCHEMA and not any(run["accuracy"] for run in report["runs"]):
+    if schema == REPORT and not any(run["accuracy"] for run in report["runs"]):
         problems.append(f"{path} has no run with an accuracy; run `bench all-runtimes` again")
         return None
     return report

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import yaml
 
-from bench.tables import percent
 from train.card import tables
 from train.card.facts import Adapter, Base, Facts, read_facts
+from train.card.measured import percent
 from train.data.texts import LICENCES
 
 MARK: Final = "<!-- Made by `edgecall train card` from what the runs left and from card.yaml: do not edit. -->"

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from bench.lift_page import tables as lift_tables
-from bench.lift_page import verdict
-from bench.tables import ms, number, percent
 from train.card.facts import Adapter, Base
+from train.card.measured import lift_tables, ms, number, percent, verdict
 from train.data.importers import find
 from train.data.texts import LICENCES
 

@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 
 from router.cases import Case
 from train.data.leakage import normalised
-from train.data.recipe import Recipe, Split, make, row_numbers
+from train.data.recipe import Recipe, Split
+from train.data.rows import make, row_numbers
 
 ROWS: Final = 2000
 """Rows of a block: about a second of one core, and 2 MB while they wait."""

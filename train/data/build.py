@@ -15,7 +15,8 @@ from runtimes.errors import UserError
 from train.data.blocks import Row, Source, made_here, to_row
 from train.data.formats import stream_cases
 from train.data.leakage import HeldOut, Leak, Sieve, normalised
-from train.data.recipe import EARLIER, Recipe, Split, corpora_rows, rows
+from train.data.recipe import Recipe, Split
+from train.data.rows import EARLIER, corpora_rows, rows
 from train.data.summary import Tally, origins
 
 SPLITS: Final[tuple[Split, ...]] = ("train", "dev", "test")

@@ -11,262 +11,22 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, partial
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import yaml
-
-from router.toolset import Call, Schema, Tool
-from train.data.corpus import Corpus, make_tool
+from router.toolset import Call
+from train.data.lexicon import Lexicon, plural, with_articles
 from train.data.noise import typo
-from train.data.synthetic import Words
+from train.data.services import Domain, Param, Service
 
-KEPT_APART: Final = frozenset(
-    "FindMovies PlayMovie GetWeather SearchHotel ReserveHotel BookAppointment FindProvider GetCarsAvailable ReserveCar "
-    "LookupMusic PlayMedia".split()
-)
-"""Tools of a test set: never invented."""
-
-_NUMBERS: Final = {w: i for i, w in enumerate("one two three four five six seven eight nine ten".split(), 1)}
-_HOLE: Final = re.compile(r"\{([^{}]+)\}")
 _GIVEN: Final = re.compile(r"\[(\w+)\]")
-_NOUN: Final = re.compile(r"\{(?:a|n|ns)\}")
 _MARK: Final = re.compile("\x02(\\d+)\x03([^\x04]*)\x04")
-_ARTICLE: Final = re.compile("\\b([Aa]) (?=(?:\x02\\d+\x03)?(?:[aeio]|un(?!i)|u[lrmp]|hour|honest|8|11|18))", re.I)
 _QUESTION: Final = re.compile(
     r"(?:^|[.,!?] )(?:(?:can|could|would|will|are|is|do|does|did|what|which|where|how|any|who|when|got|should|has)\b"
     r"|what's|how's)[^.?!]*$",
     re.I,
 )
-_DENIED: Final = re.compile(r"\bnot\b|n't\b|^without", re.I)
 _WHOSE: Final = re.compile(r"(\w+ me\b|let )|(?:\{use\}|see|know|visit|join|cook) ")
 """What the assistant does for "me" (a group), and what people do themselves."""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a sort of parameter is called, how its values look and how they are said; see ``invented.yaml``."""
-
-    names: Sequence[str]
-    about: Sequence[str]
-    v: Sequence[str]
-    say: Sequence[str]
-    lead: Sequence[str] = ()
-    pre: bool | str = False
-    int: bool = False
-    enum: bool = False
-
-
-@dataclass(frozen=True)
-class Param:
-    """A declared parameter: its kind, and how a said value becomes the argument."""
-
-    name: str
-    sort: str
-    kind: Kind
-    schema: Schema
-    gold: Callable[[str], Any]
-
-
-@dataclass
-class Service:
-    """One tool, what requests for it say, and the clauses that ask for it (True: a verb phrase)."""
-
-    tool: Tool
-    act: str
-    family: str
-    domain: Mapping[str, Any]
-    need: list[Param]
-    may: list[Param]
-    say: list[tuple[str, bool]]
-
-    @property
-    def with_noun(self) -> list[tuple[str, bool]]:
-        return [s for s in self.say if _NOUN.search(s[0])]
-
-
-@cache
-def material() -> dict[str, Any]:
-    """The word material, read once."""
-    data = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-    for part in ("values", "frames"):
-        data[part] = _lists(data[part])
-    for part in ("kinds", "flags", "acts"):
-        data[part] = {k: _lists(v) if isinstance(v, dict) else v for k, v in data[part].items()}
-    data["kinds"] = {name: Kind(**kind) for name, kind in data["kinds"].items()}
-    data["acts"] = {
-        name: {**data["acts"].get(act.get("like", [""])[0], {}), **act, "family": act.get("like", [name])[0]}
-        for name, act in data["acts"].items()
-    }
-    data["sets"] = {k: v.split() for k, v in data["sets"].items()}
-    data["families"] = {kind: line for line in data["families"].splitlines() for kind in line.split()}
-    common = {"time", "level", "count", "the", "and", "service", "center", "station"}
-    for row in data["domains"]:
-        row.update({k: row[k].split("/") for k in ("is", "by", "of", "with", "that", "ask") if k in row})
-        row["words"] = {w for noun in row["is"] for w in re.findall(r"\w{3,}", noun)} - common
-    return dict(data)
-
-
-def _lists(texts: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: re.split(r" / |\n", v.strip()) if isinstance(v, str) and k != "pre" else v for k, v in texts.items()}
-
-
-def plural(noun: str) -> str:
-    head, space, rest = noun.partition(" to ") if " to " in noun else noun.partition(" of ")
-    if head.endswith("y") and head[-2] not in "aeiou":
-        head = head[:-1] + "ies"
-    elif head.endswith(("ss", "us", "x", "ch", "sh")):
-        head += "es"
-    elif head.endswith("man"):
-        head = head[:-2] + "en"
-    elif not head.endswith("s"):
-        head += "s"
-    return head + space + rest
-
-
-def cased(text: str, style: str) -> str:
-    """Words as a name in `style`: snake, camel or pascal."""
-    first, *rest = [str(w) for w in re.findall(r"[a-z0-9]+", text.lower().replace("'", ""))] or ["x"]
-    if style == "snake":
-        return "_".join([first, *rest])
-    return (first if style == "camel" else first.capitalize()) + "".join(w.capitalize() for w in rest)
-
-
-def number(said: str) -> int:
-    """`4`, `four`, `$1,200`, `30k` -> the integer."""
-    digits = re.search(r"\d+", said.replace(",", ""))
-    if digits is None:
-        return _NUMBERS[said.lower()]
-    return int(digits[0]) * (1000 if said.lower().endswith("k") else 1)
-
-
-class Lexicon:
-    """Values and phrases drawn from the word material, from `words` and from the slot values of `corpora`."""
-
-    def __init__(self, words: Words | None = None, corpora: Sequence[Corpus] = ()) -> None:
-        self.data, self.words = material(), words
-        self.borrowed: dict[str, list[str]] = {}
-        for key, slots in self.data["borrowed"].items():
-            found = {v for corpus in corpora for slot in slots.split() for v in corpus.values.get(slot, ())}
-            self.borrowed[key] = sorted(v for v in found if re.fullmatch(r"[A-Za-z][\w' ]{2,30}", v))
-
-    def fill(self, text: str, rng: random.Random, local: Mapping[str, str] | None = None) -> str:
-        """`text` with its {holes} filled, from `local` first."""
-        return _HOLE.sub(lambda m: local[m[1]] if local and m[1] in local else self.draw(m[1], rng), text)
-
-    def draw(self, key: str, rng: random.Random) -> str:
-        if key[0].isdigit():
-            return str(rng.randint(*map(int, key.split("-"))))
-        if key in ("word", "Word"):
-            own: list[str] = self.data["values"]["words"]
-            word = rng.choice(self.words.vocabulary if self.words and rng.random() < 0.7 else own)
-            return word.capitalize() if key == "Word" else word
-        if key in ("phrase", "sentence"):
-            low, high = (1, 3) if key == "phrase" else (3, 7)
-            if self.words:
-                return self.words.phrase(rng, low, high)
-            return " ".join(self.draw("word", rng) for _ in range(rng.randint(low, high)))
-        if self.borrowed.get(key) and rng.random() < 0.3:
-            return rng.choice(self.borrowed[key])
-        return self.fill(rng.choice(self.data["values"][key]), rng)
-
-
-class _Domain:
-    """A domain with the names drawn for it: its tools share their parameters."""
-
-    def __init__(self, row: Mapping[str, Any], lexicon: Lexicon, styles: tuple[str, str], rng: random.Random) -> None:
-        self.row, self.lexicon, self.rng, self.styles = row, lexicon, rng, styles
-        self.noun = row["is"][0] if rng.random() < 0.6 else rng.choice(row["is"])
-        self.described = rng.choice([0.0, 0.5, 1.0, 1.0, 1.0])
-        self.known: dict[str, Param] = {}
-        self.group: dict[str, str] = lexicon.data["groups"][row["as"]]
-        self.acts = [a for a in self.group if a in row.get("do", a).split()]
-
-    def service(self, act_name: str, taken: set[str]) -> Service | None:
-        """The tool of an act, with the parameters that it draws; None where its name is taken."""
-        act, rng = self.lexicon.data["acts"][act_name], self.rng
-        need: list[Param] = []
-        may: list[Param] = []
-        for params, kinds in zip((need, may), self.group[act_name].split("|"), strict=True):
-            for kind in kinds.replace("own", self.row.get("own", "")).split():
-                if (params is need or rng.random() < 0.6) and len(need + may) < 8:
-                    params += self._param(kind, {p.name for p in need + may})
-        name = cased(self._word(act["tool"]), self.styles[0])
-        if name in taken | KEPT_APART:
-            return None
-        names = [p.name for p in need + may[: rng.randint(0, 2)]]
-        keys = [re.sub(r"[A-Z_]", lambda m: " " + m[0].strip("_").lower(), name) for name in names]
-        by = " by " + " and ".join(", ".join(keys).rsplit(", ", 1)) if keys and rng.random() < 0.5 else ""
-        about = "" if rng.random() < 0.08 else self._word(act["about"], by=by) + ("." if rng.random() < 0.3 else "")
-        declared = need + may if rng.random() < 0.7 else rng.sample(need + may, len(need + may))
-        required = tuple(p.name for p in need if rng.random() < 0.75)
-        tool = make_tool(name, about, {p.name: p.schema for p in declared}, required)
-        say = [(t, True) for t in act["do"]] + [(t, False) for t in act["ask"]]
-        return Service(tool, act_name, act["family"], self.row, need, may, say)
-
-    def _word(self, texts: Sequence[str], **local: str) -> str:
-        noun = self.rng.choice(self.row["is"]) if "by" in local and self.rng.random() < 0.5 else self.noun
-        local |= {"x": noun, "X": noun.capitalize(), "xs": plural(noun), "a x": f"a {noun}"}
-        return _ARTICLE.sub(r"\1n ", self.lexicon.fill(self.rng.choice(texts), self.rng, local))
-
-    def _about(self, texts: Sequence[str]) -> str | None:
-        return self._word(texts, by="") if self.rng.random() < self.described else None
-
-    def _param(self, sort: str, named: set[str]) -> list[Param]:
-        """The parameter of a sort, the same in every tool of the domain unless its name is taken; none if unknown."""
-        rng, row, data = self.rng, self.row, self.lexicon.data
-        key, make = sort, partial(self._plain, sort)
-        if sort == "flag":
-            things = [(t, form) for form in ("with", "that") for t in row.get(form, ())]
-            if not things:
-                return []
-            key, form = rng.choice(things)
-            if key in self.known and self.known[key].name in named:
-                return []
-            make = partial(self._flag, key, data["flags"][form])
-        elif sort == "category":
-            if "by" not in row:
-                return []
-            kind = data["kinds"][sort]
-            kind = replace(kind, names=[*row["by"], *row["by"], *kind.names], v=row["of"])
-            make = partial(self._plain, sort, kind)
-        elif sort == "place" and rng.random() < 0.12:
-            make = partial(self._plain, "full_place")
-        for _ in range(6):
-            self.known.setdefault(key, make())
-            if self.known[key].name not in named:
-                return [self.known[key]]
-            if (param := make()).name not in named:
-                return [param]
-        return []
-
-    def _plain(self, sort: str, kind: Kind | None = None) -> Param:
-        rng, kind = self.rng, kind or self.lexicon.data["kinds"][sort]
-        name, about = cased(self._word(kind.names), self.styles[1]), self._about(kind.about)
-        if kind.int and rng.random() < 0.55:
-            whole = replace(kind, v=[v for v in kind.v if "." not in v])
-            return Param(name, sort, whole, Schema("integer", description=about), number)
-        if rng.random() < (0.85 if kind.enum else 0.3 if sort in ("category", "price_level") else 0):
-            values = rng.sample(kind.v, rng.randint(max(2, len(kind.v) - 2), len(kind.v)))
-            styles: list[Callable[[str], str]] = [str, str, str.title, str.upper, lambda v: re.sub(r"[ -]", "_", v)]
-            style = rng.choice(styles)
-            listed = {v.lower(): style(v) for v in values}
-            schema = Schema("string", description=about, enum=tuple(listed.values()))
-            listed |= {plural(v): listed[v] for v in listed}
-            return Param(name, sort, replace(kind, v=values), schema, lambda said: listed[said.lower()])
-        return Param(name, sort, kind, Schema("string", description=about), str)
-
-    def _flag(self, thing: str, form: Mapping[str, Sequence[str]]) -> Param:
-        bare = re.sub(r"^(?:an?|own) ", "", thing)
-        filled = {k: [v.replace("{y}", thing).replace("{z}", bare) for v in texts] for k, texts in form.items()}
-        on, off = self.rng.choice([(True, False)] * 5 + [("True", "False"), ("True", "False"), ("yes", "no")])
-        name, about = cased(self._word(filled["names"]), self.styles[1]), self._about(filled["about"])
-        schema = Schema("boolean", description=about) if on is True else Schema("string", about, enum=(on, off))
-        kind = Kind((), (), (), [f"<{said}>" for said in filled["yes"] + filled["no"]])
-        return Param(name, "flag", kind, schema, lambda said: off if _DENIED.search(said) else on)
 
 
 class Invented:
@@ -276,7 +36,7 @@ class Invented:
         self.lexicon, self.data, self.services = lexicon, lexicon.data, list[Service]()
         tools = rng.choices(["pascal", "snake", "camel"], [60, 30, 10])[0]
         styles = (tools, "snake" if tools != "camel" and rng.random() < 0.9 else "camel")
-        size, words, domains = rng.randint(3, 8), set[str](), list[_Domain]()
+        size, words, domains = rng.randint(3, 8), set[str](), list[Domain]()
         while len(self.services) < size:
             domains.append(self._domain(words, styles, rng))
             acts = domains[-1].acts
@@ -317,7 +77,7 @@ class Invented:
         said = [(given[int(m[1])], m[2]) for m in _MARK.finditer(text)]
         return _MARK.sub(r"\2", text), [Call(service.tool.name, {p.name: p.gold(v) for p, v in said})]
 
-    def _domain(self, words: set[str], styles: tuple[str, str], rng: random.Random) -> _Domain:
+    def _domain(self, words: set[str], styles: tuple[str, str], rng: random.Random) -> Domain:
         """A domain that shares no word with those before it; now and then any noun under a known sort of service."""
         while True:
             row = rng.choice(self.data["domains"])
@@ -328,7 +88,7 @@ class Invented:
                 row |= {"by": ["type"], "of": drawn[:3], "with": drawn[3:]}
             if not words & row["words"]:
                 words |= row["words"]
-                return _Domain(row, self.lexicon, styles, rng)
+                return Domain(row, self.lexicon, styles, rng)
 
     def _add(self, service: Service | None) -> None:
         """Take a tool in; of acts that several tools do, only clauses with the noun remain."""
@@ -431,7 +191,7 @@ class Invented:
         question = _QUESTION.search(_MARK.sub("x", text)) is not None
         if rng.random() < 0.06:
             text += rng.choice([" ", ", "]) + rng.choice(frames["close"])
-        text = _ARTICLE.sub(r"\1n ", " ".join(text.split()))
+        text = with_articles(" ".join(text.split()))
         if rng.random() < 0.06:  # a slip outside of the values
             words = re.split("(\x02[^\x04]*\x04| )", text)
             i = rng.randrange(len(words))

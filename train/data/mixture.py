@@ -18,9 +18,11 @@ from router.cases import Case
 from router.render import user_turn
 from router.toolset import Call, Schema, Tool, Toolset
 from train.data.corpus import Corpus, realise
-from train.data.invented import Invented, Lexicon
+from train.data.invented import Invented
+from train.data.lexicon import Lexicon
 from train.data.sources import snake
-from train.data.synthetic import Store, Words
+from train.data.synthetic import Store
+from train.data.words import Words
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,127 @@
+"""What a stage of a base is trained on, as packed rows; and what its tokenizer is."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from router.cases import Case
+from router.tokenizer import RouterTokenizer
+from router.wire import render_completion, render_prompt
+from runtimes.errors import UserError
+from train.data.corpus import realise
+from train.data.mixture import Block, Mixture
+from train.data.recipe import load_recipe
+from train.data.sources import read_all
+from train.data.texts import Texts
+from train.data.words import Words
+from train.data_cli import training_cases
+from train.packing import Row, pack
+
+if TYPE_CHECKING:
+    from train.base import BaseConfig, Stage
+
+RECIPE_CASES = 12_000
+"""Training requests that are drawn of each recipe."""
+_WINDOW = 240
+"""Tokens of a document of text, at most."""
+
+
+def stage_rows(
+    config: BaseConfig, stage: Stage, data: Path, tokenizer: RouterTokenizer, against: Sequence[Case]
+) -> tuple[Callable[[int], list[Row]], list[list[Row]]]:
+    """The rows of a step, and the validation rows. Raises `UserError` where a row has no room for a request."""
+    if stage.text:
+        texts = Texts(stage.text, data)
+
+        def document(number: str) -> Row:
+            return encode_text(tokenizer, texts, random.Random(f"{stage.seed}/{number}"), limit=stage.row_tokens)
+
+        def drawn(step: int) -> list[Row]:
+            first = step * stage.rows_per_step
+            return [document(str(first + i)) for i in range(stage.rows_per_step)]
+
+        return drawn, [[document(f"validation/{n}")] for n in range(24)]
+    mixture = make_mixture(config, stage, data, against=against)
+    dev = make_mixture(config, stage, data, dev=True, against=against)
+
+    def block(source: Mixture, number: int, count: int) -> Row:
+        """Block `number`; where its declarations leave no room for a request, one further on."""
+        for again in range(20):
+            row = encode_block(tokenizer, source.block(number + again * 10_000_019, rows=count), limit=stage.row_tokens)
+            if row.loss.any():
+                return row
+        raise UserError(f"stage {stage.name}: row_tokens {stage.row_tokens} leaves no room behind the declarations")
+
+    def rows(step: int) -> list[Row]:
+        first = step * stage.rows_per_step
+        return [block(mixture, first + i, 32) for i in range(stage.rows_per_step)]
+
+    return rows, [[block(dev, n, 20)] for n in range(24)]
+
+
+def tokenizer_lines(mixture: Mixture, *, blocks: int = 1500) -> Iterator[str]:
+    """What the tokenizer is trained on: real requests, and prompts and completions of the first blocks."""
+    rng = random.Random(mixture.seed)
+    for corpus in mixture.corpora:
+        for request in corpus.requests:
+            yield realise(corpus, request, rng, swap=0.0)[0]
+    for number in range(blocks):
+        block = mixture.block(number, rows=10)
+        yield render_prompt(block.toolset, block.rows[0][0])
+        for text, calls in block.rows:
+            yield text
+            yield render_completion(calls)
+
+
+def encode_block(tokenizer: RouterTokenizer, block: Block, *, limit: int) -> Row:
+    """One packed row of a block."""
+    requests = [
+        (tokenizer.request_ids(text), tokenizer.completion_ids(calls)) for text, calls in block.rows if text.strip()
+    ]
+    return pack(tokenizer.prefix_ids(block.toolset), requests, limit=limit)
+
+
+def encode_text(tokenizer: RouterTokenizer, texts: Texts, rng: random.Random, *, limit: int) -> Row:
+    """One packed row of documents that do not see each other, each behind a bos; loss on every token."""
+    (bos,) = tokenizer.encode("<bos>")
+    documents: list[tuple[list[int], list[int]]] = []
+    room = limit
+    while room > _WINDOW:
+        ids = tokenizer.encode_text(texts.draw(rng, characters=4 * _WINDOW).replace("\u2581", " "))[:_WINDOW]
+        if ids:
+            documents.append(([bos], ids))
+            room -= len(ids) + 1
+    return pack([], documents, limit=limit + 1)
+
+
+def make_mixture(
+    config: BaseConfig, stage: Stage, data: Path, *, dev: bool = False, against: Sequence[Case] = ()
+) -> Mixture:
+    """A stage's mixture over the corpora under `data`; `dev` takes their development portions.
+
+    Requests that repeat one of `against` are left out of what the recipes give.
+    """
+    train = read_all(data)
+    texts = [r.text for c in train for r in c.requests]
+    # The technical words are the vocabulary of the requests that routers for engineers see: weigh them up.
+    words = Words([*texts, *[" ".join(config.words)] * 2])
+    words.vocabulary += list(config.words) * 12
+    corpora = read_all(data, dev=True) if dev else train
+    made = ("synthetic", "invented", *(("recipes",) if stage.recipes else ()))
+    weights = {
+        k: v for k, v in (stage.weights or {}).items() if k in made or any(c.name == k and c.requests for c in corpora)
+    }
+    recipes = [load_recipe(config.folder / path, data) for path in stage.recipes]
+    split = "dev" if dev else "train"
+    return Mixture(
+        corpora,
+        words,
+        weights,
+        seed=stage.seed + (1_000_003 if dev else 0),
+        swap=0.0 if dev else stage.swap,
+        recipes=[(r.toolset, list(islice(training_cases(r, split, against), RECIPE_CASES))) for r in recipes],  # type: ignore[arg-type]
+    )
