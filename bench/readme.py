@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench.tables import ms, number, percent
+from bench.tables import ms, number, percent, with_interval
 from runtimes.errors import UserError
 
 BEGIN: Final = "<!-- made by `make docs` from {source}: do not edit -->"
@@ -109,10 +109,9 @@ def _buckets(run: dict[str, Any]) -> list[tuple[str, ...]]:
     rows = []
     for name, entry in sorted(run["accuracy"]["by_bucket"].items()):
         cells = [
-            f"{percent(entry[key])} ({100 * low:.0f}-{100 * high:.0f})"
+            with_interval(entry[key], entry[f"{key}_ci95"])
             + (f" [{percent(free[name][key])}]" if name in free else "")
             for key in ("exact", "tool")
-            for low, high in [entry[f"{key}_ci95"]]
         ]
         rows.append((name, str(entry["n"]), *cells))
     return rows

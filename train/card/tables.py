@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from bench.lift_page import tables as lift_tables
 from bench.lift_page import verdict
-from bench.tables import ms, number, percent
+from bench.tables import ms, number, percent, with_interval
 from train.card.facts import Adapter, Base
 from train.data.importers import find
 from train.data.texts import LICENCES
@@ -205,6 +205,5 @@ def shown(adapter: Adapter) -> dict[str, Any]:
 def _shares(entry: dict[str, Any] | None) -> tuple[str, str]:
     if entry is None:
         return "-", "-"
-    cells = [(entry[key], *entry[f"{key}_ci95"]) for key in ("exact", "tool")]
-    exact, tool = (f"{percent(share)} ({100 * low:.0f}-{100 * high:.0f})" for share, low, high in cells)
+    exact, tool = (with_interval(entry[key], entry[f"{key}_ci95"]) for key in ("exact", "tool"))
     return exact, tool
