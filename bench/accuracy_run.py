@@ -53,6 +53,9 @@ def accuracy(
             bars.describe("cases", one.name)
             subjects.append(subject(settings.model, one, settings.suite, data, limit))
         bars.end("cases")
+    twice = [one.name for one in subjects if sum(other.name == one.name for other in subjects) > 1]
+    if twice:
+        raise UserError(f"--adapters: {twice[0]} is the toolset of two of them; compare those with `bench lift`")
     if not any(one.suite for one in subjects):
         raise UserError(f"nothing to measure: {'; '.join(f'{one.name}: {one.reason}' for one in subjects)}")
     with staged(out) as staging:

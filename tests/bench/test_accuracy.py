@@ -23,6 +23,7 @@ from bench.metrics import call_shares, judge
 from bench.records import Answer, Variant
 from bench.stats import wilson
 from bench.suites import Suite, digest
+from configs import path
 from export.base import Checkpoint
 from router.cases import Case
 from router.toolset import Call, Toolset, to_dict
@@ -52,8 +53,6 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture
 def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A configuration folder in place of the shipped one: cases and recipes of tests, the suites as they are."""
-    from configs import path
-
     folder = tmp_path / "configs"
 
     def config(*parts: str) -> Path:
@@ -409,6 +408,7 @@ def test_mistakes_are_one_line(model: Path, tmp_path: Path, capsys: pytest.Captu
         (("--limit", "0"), "--limit: 0 is not positive"),
         (("--adapters", f"robot={tmp_path / 'robot'}"), "nothing to measure: robot: no handwritten_test.jsonl"),
         (("--adapters", f"kiwi={tmp_path}"), "no PEFT adapter"),
+        (("--adapters", f"kiwi,{path('toolsets', 'kiwi.yaml')}=none"), "kiwi is the toolset of two of them"),
     ):
         assert main(argv(model, out, *more)) == 2
         error = capsys.readouterr().err
