@@ -26,7 +26,8 @@ def render(report: dict[str, Any], *, plot: str | None = None) -> str:
     parts = [f"# {report['model']}: every adapter on its own toolset", _head(report)]
     if plot:
         parts.append(f"![Calls exactly right by toolset and set]({plot})")
-    parts += [_table(table, level=2) for table in (*tables(report), buckets_table(report), decoding_table(report))]
+    further = (buckets_table(report), decoding_table(report))
+    parts += [_table(table, level=2) for table in (*tables(report), *further) if table.rows]
     parts += [_artifacts(report), _remarks(report), METHOD]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -62,12 +63,12 @@ def calls_table(report: dict[str, Any]) -> Table:
 
 
 def buckets_table(report: dict[str, Any]) -> Table:
-    """Every set's buckets, with the grammar."""
+    """The buckets of every set that has several, with the grammar."""
     rows = []
     for toolset, name, modes in entries(report):
-        if name != ALL:
-            for bucket, found in sorted(modes["grammar"]["by_bucket"].items()):
-                rows.append((toolset, name, bucket, f"{found['n']:,}", *_pair(found)))
+        buckets = modes["grammar"]["by_bucket"]
+        if name != ALL and len(buckets) > 1:
+            rows += [(toolset, name, bucket, f"{f['n']:,}", *_pair(f)) for bucket, f in sorted(buckets.items())]
     columns = ("toolset", "set", "bucket", "n", "exact (95% CI)", "tool (95% CI)")
     return Table("By bucket, with the grammar", columns, tuple(rows))
 

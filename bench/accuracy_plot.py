@@ -42,7 +42,9 @@ def draw(report: dict[str, Any], path: Path) -> bool:
             elinewidth=1.1, capsize=2.5, zorder=3,
         )  # fmt: skip
         if free:
-            axes.plot(free["exact"], place, "D", markersize=4, color="white", markeredgecolor=FREE, zorder=4)
+            axes.plot(
+                free["exact"], place, "D", markersize=4, color="white", markeredgecolor=FREE, zorder=4, clip_on=False
+            )
     axes.set_yticks(places, [f"{name} (n={modes['grammar']['n']:,})" for _, name, modes in bars], fontsize=8)
     for toolset in dict.fromkeys(toolset for toolset, _, _ in bars):
         first = next(place for place, bar in zip(places, bars, strict=True) if bar[0] == toolset)

@@ -279,7 +279,8 @@ def test_the_page_says_it(kiwi: Toolset, tmp_path: Path) -> None:
     assert f"| kiwi | templates | 20 | 75.0% ({low}-{high}) | 100.0% (84-100) | 65.0% (" in page
     assert "| robot | not measured | no cases of it |" in page and "| home | failed | crashed in 'answer' |" in page
     assert "- command: `bench accuracy models/mine`" in page and "at most 500 rows" in page
-    assert "| kiwi | templates | easy | 20 | 75.0%" in page and "| kiwi | 12 | 9 | 11 | 12 |" in page
+    assert "| kiwi | handwritten_test | easy | 10 | 100.0%" in page and "| templates | easy |" not in page
+    assert "| kiwi | 12 | 9 | 11 | 12 |" in page
     assert calls_table(report).rows == (("kiwi", "0", "-", "-", "100", "100.0% (96-100)", "97.0%"),)
     assert [table.title for table in tables(report)][-1] == "Not measured"
     assert draw(report, tmp_path / "a.png") and (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
