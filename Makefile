@@ -11,6 +11,7 @@ BENCH_ARGS ?= all-runtimes --quick
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
+ACCURACY := docs/bench/accuracy.json
 # The stamp's name holds a checksum of what decides the environment, so a fresh checkout beside a kept environment
 # does not install again, and a changed pin does.
 KEY := $(shell { cat pyproject.toml constraints.txt; echo "$(EXTRAS) $(CURDIR)"; } | cksum | cut -d ' ' -f 1)
@@ -45,13 +46,15 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# docs/cli.md from what --help prints, the README's table and the seed's card from the committed report; tests fail
-# where they differ.
+# docs/cli.md from what --help prints, the README's tables and the seed's card from the committed reports (accuracy.json
+# where there is one); tests fail where they differ.
 docs: $(STAMP)
 	$(BIN)/python -m edgecall.help_page > docs/cli.md.new
 	mv docs/cli.md.new docs/cli.md
 	$(BIN)/python -m bench.readme docs/bench/report.json README.md
-	$(BIN)/edgecall train card models/seed --report docs/bench/report.json --out models/seed/README.md
+	test ! -f $(ACCURACY) || $(BIN)/python -m bench.readme $(ACCURACY) README.md
+	$(BIN)/edgecall train card models/seed --report docs/bench/report.json \
+	  $(if $(wildcard $(ACCURACY)),--accuracy $(ACCURACY)) --out models/seed/README.md
 
 # A wheel, installed into an empty environment away from the checkout, routes a request. Minutes, so not part of test.
 wheel-check: $(STAMP)

@@ -1,7 +1,8 @@
-"""The `bench` command, and `edgecall bench`: ``all-runtimes`` here, ``lift`` and ``unseen`` in modules of their own."""
+"""The `bench` command, and `edgecall bench`: ``all-runtimes`` here, the others in modules of their own."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import shlex
 import signal
@@ -21,6 +22,9 @@ FILES = (
 )
 
 
+_MODULES = {"accuracy": "bench.accuracy_cmd", "lift": "bench.lift_cmd", "unseen": "bench.unseen_cmd"}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Exit codes: 0 done, 1 a runtime failed (the report says how), 2 a mistake in what was asked."""
     return run(_main, argv, prog="bench", extra="bench")
@@ -31,9 +35,10 @@ def _main(argv: list[str]) -> int:
         "bench",
         "Accuracy and latency of every runtime, on the same cases.\n\ncommands:\n"
         "  all-runtimes  export what is missing, run everything, write the report\n"
+        "  accuracy      all adapters of a model, each on its own toolset, through one runtime\n"
         "  lift          compare a base and a tuned model, bucket by bucket\n"
         "  unseen        ask a model requests that bring tools of their own",
-        ["bench all-runtimes --quick", "bench all-runtimes --help", "bench lift --help", "bench unseen --help"],
+        ["bench all-runtimes --quick", *(f"bench {name} --help" for name in ("all-runtimes", *_MODULES))],
         usage="bench [--help] COMMAND ...",
     )
     if not argv:
@@ -41,16 +46,11 @@ def _main(argv: list[str]) -> int:
         return 0
     if argv[0].startswith("-"):
         parser.parse_args(argv[:1])
-    if argv[0] == "lift":
-        from bench.lift_cmd import main as lift
-
-        return lift(argv[1:])
-    if argv[0] == "unseen":
-        from bench.unseen_cmd import main as unseen
-
-        return unseen(argv[1:])
+    if argv[0] in _MODULES:
+        return int(importlib.import_module(_MODULES[argv[0]]).main(argv[1:]))
     if argv[0] != "all-runtimes":
-        raise UserError(f"unknown command {argv[0]!r}; there are all-runtimes, lift and unseen; see `bench --help`")
+        there = ", ".join(("all-runtimes", *_MODULES))
+        raise UserError(f"unknown command {argv[0]!r}; there are {there}; see `bench --help`")
     return all_runtimes(argv[1:])
 
 

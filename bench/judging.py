@@ -48,7 +48,7 @@ def _answer(
 ) -> None:
     """All cases on one worker. Answers are kept as they come, so a crash keeps those before it."""
     run, cases = member.run, {case.id: case for case in bench.suite.cases}
-    bars.start(run.name, len(MODES) * len(cases))
+    bars.start(run.name, len(bench.settings.modes) * len(cases))
 
     def keep(event: dict[str, Any]) -> None:
         mode: Mode = event["mode"]
@@ -65,6 +65,7 @@ def _answer(
         reference=None if recorded is None else str(recorded),
         seconds=share,
         cut=max(CUT * share, LEAST_CUT_S),
+        modes=list(bench.settings.modes),
     )
     run.opened |= {key: result[key] for key in ("peak_rss_mb", "device_memory_mb")}
     run.parity = result["parity"]

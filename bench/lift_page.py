@@ -11,7 +11,7 @@ from typing import Any, Final
 from bench.lift import METRICS
 from bench.markdown import _calls, _table
 from bench.records import MODES
-from bench.tables import Table, percent
+from bench.tables import Table, percent, with_interval
 
 MOST_CASES: Final = 20
 """Won and lost cases listed in the page; ``report.json`` has them all."""
@@ -198,8 +198,7 @@ def _cases(report: dict[str, Any], kind: str) -> str:
 
 
 def _share(side: dict[str, Any]) -> str:
-    low, high = side["ci95"]
-    return f"{percent(side['share'])} ({100 * low:.0f}-{100 * high:.0f})"
+    return with_interval(side["share"], side["ci95"])
 
 
 def _points(figure: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -11,21 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench.fleet import Fleet
-from bench.judging import answers
+from bench.answering import LabelledRun, Provided, check_runs_here, exportable, provide
+from bench.answering import ask as answer
 from bench.lift import build, validate
 from bench.lift_page import draw, render, write_csv
 from bench.lift_sides import ANSWERS, Label, Side, from_report, from_run, read_report
 from bench.machine import describe
-from bench.process import WorkerFailure
-from bench.records import MODES, Mode, Run, Settings, Variant
-from bench.run import Bench
+from bench.records import MODES, Mode, Settings, Variant
 from bench.screen import Screen
 from bench.suites import Suite, load_files, load_suite, subset
-from bench.variants import Missing, choose, export
+from bench.variants import choose
 from export.atomic import staged
-from export.checkpoint import count_parameters
-from export.pipeline import merge_checkpoint
 from router.toolset import Toolset
 from router.toolset_load import load_json, load_toolset
 from runtimes import FORMATS, runtime
@@ -44,26 +39,6 @@ class Asked:
     adapter: str | None
     report: dict[str, Any] | None = None
     artifact: Artifact | None = None
-
-
-@dataclass(eq=False)
-class LabelledRun(Run):
-    """A run called by its side, so that the two have logs and lines of their own."""
-
-    label: Label = "base"
-
-    @property
-    def name(self) -> str:
-        return self.label
-
-
-@dataclass(frozen=True)
-class Provided:
-    """A side that is to be run: its artifact, how, and the report's entry on its model."""
-
-    artifact: Artifact
-    variant: Variant
-    model: dict[str, Any]
 
 
 def lift(
@@ -144,18 +119,14 @@ def _variant_name(asked: Sequence[Asked], variant: str | None, runtime_name: str
 def _variant(one: Asked, name: str, runtime_name: str | None) -> Variant:
     """How a side that is to be run is run here. Raises `UserError` where that cannot be."""
     if one.artifact is None:
-        found = choose(Settings(runtimes=(runtime_name,) if runtime_name else (), variants=(name or DEFAULT_VARIANT,)))[
-            0
-        ]
+        found = exportable(name or DEFAULT_VARIANT, runtime_name)
     else:
         held = one.artifact
         found = Variant(runtime_name or FORMATS[held.format], held.format, held.quant, held.precision)
         opens = runtime(found.runtime).FORMAT
         if opens != held.format:
             raise UserError(f"{one.source}: is {held.format}, {found.runtime} opens {opens}; leave --runtime out")
-    state = runtime(found.runtime).availability()
-    if not state.available:
-        raise UserError(f"{one.source}: {found.runtime} cannot run here: {state.reason}; {state.fix}")
+    check_runs_here(found, one.source)
     return found
 
 
@@ -212,8 +183,6 @@ def _run(
     """The sides that no report has: all exported first, then asked every case, each in a process of its own."""
     logs = scratch / "logs"
     logs.mkdir(parents=True)
-    cases = scratch / "cases.jsonl"
-    cases.write_text("".join(json.dumps(case.to_dict()) + "\n" for case in suite.cases), encoding="utf-8")
     screen.stage(1, 2, "Export", "what is missing; the rest is taken from the cache")
     provided = {one.label: _provide(one, variants[one.label], toolset, settings, screen, logs) for one in running}
     screen.stage(2, 2, "Answer", f"{len(suite.cases)} cases of {suite.name}, with the grammar and without")
@@ -222,16 +191,8 @@ def _run(
     for waiting, one in zip(range(len(running), 0, -1), running, strict=True):
         made = provided[one.label]
         run = LabelledRun(made.variant, artifact=made.artifact, label=one.label)
-        bench = Bench(settings, toolset, suite, screen, [run], scratch, logs)
-        until = time.monotonic() + max(1.0, deadline - time.monotonic()) / waiting
-        with Fleet(logs, settings) as fleet:
-            try:
-                member = fleet.open(run, settings.device, cases)
-            except WorkerFailure as failure:
-                raise UserError(f"{one.source}: {_plain(str(failure))}") from None
-            answers(bench, [member], None, until)
-        if run.status != "ok":
-            raise UserError(f"{one.source}: {_plain(str(run.reason))}")
+        share = max(1.0, deadline - time.monotonic()) / waiting
+        answer(run, one.source, suite, toolset, settings, screen, scratch, logs, seconds=share)
         sides[one.label] = from_run(one.label, one.source, run, made.model, describe(), suite, toolset)
     return sides
 
@@ -239,31 +200,12 @@ def _run(
 def _provide(
     one: Asked, variant: Variant, toolset: Toolset, settings: Settings, screen: Screen, logs: Path
 ) -> Provided:
-    """The artifact of a side, exported to where `bench all-runtimes` keeps its own."""
+    """The artifact of a side: the one that was given, or the model's."""
     if one.artifact is not None:
         source = one.artifact.manifest["source"]
         known = {"name": str(source.get("name", one.artifact.folder.name)), "sha256": str(source.get("sha256", ""))}
         return Provided(one.artifact, variant, {**known, "parameters": source.get("parameters")})
-    with screen.progress() as bars:
-        checkpoint = merge_checkpoint(
-            one.source, settings.cache / "merged", adapter=one.adapter, toolset=toolset.name,
-            progress=lambda line: bars.describe("merge", line),
-        )  # fmt: skip
-        bars.end("merge")
-        parts = (checkpoint.name, checkpoint.sha256[:8], toolset.name, toolset.sha256[:8])
-        out = settings.cache / "-".join(parts)
-        made = export(checkpoint, [variant], out, settings, logs, bars.describe, lambda name, _: bars.end(name))
-    artifact = made[variant.artifact]
-    if isinstance(artifact, Missing):
-        raise UserError(f"{one.source}: {variant.artifact}: {_plain(artifact.reason)}")
-    screen.done(one.label, f"{artifact.size_bytes / 1e6:7.1f} MB  {artifact.folder}")
-    entry = {"name": checkpoint.name, "sha256": checkpoint.sha256, "parameters": count_parameters(checkpoint.folder)}
-    return Provided(artifact, variant, entry)
-
-
-def _plain(failure: str) -> str:
-    """A worker's failure without the log that goes when the bench fails; its last line stays."""
-    return re.sub(r"; see logs/\S+?\.log(: )?", lambda m: "; its last line: " if m[1] else "", failure)
+    return provide(one.source, one.adapter, variant, toolset, settings, screen, logs, label=one.label)
 
 
 def _write(folder: Path, report: dict[str, Any], sides: Sequence[Side]) -> None:

@@ -10,16 +10,13 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from bench.metrics import Verdict
-from bench.records import MODES, Mode, Run
+from bench.records import MODES, RUN_KEYS, Mode, Run, described
 from bench.report import SCHEMA, samples, validate
 from bench.suites import Suite
 from router.toolset import Toolset
 from runtimes.errors import UserError
 
 ANSWERS: Final = "samples.jsonl"
-SIDE_KEYS: Final = (
-    "runtime", "artifact", "artifact_sha256", "device", "dtype", "threads", "max_new_tokens", "versions",
-)  # fmt: skip
 
 Label = Literal["base", "tuned"]
 
@@ -54,12 +51,9 @@ def from_run(
     toolset: Toolset,
 ) -> Side:
     """The side of a run whose cases have just been answered and judged."""
-    sha256 = run.artifact.sha256 if run.artifact else None
-    variant = {"runtime": run.variant.runtime, "artifact": run.variant.artifact, "artifact_sha256": sha256}
-    known = run.opened | variant
     return Side(
-        label, source, model, {key: known.get(key) for key in SIDE_KEYS}, machine, toolset.name, toolset.sha256,
-        suite.describe(), _by_mode(samples([run], suite)), tuple(run.warnings),
+        label, source, model, described(run), machine, toolset.name, toolset.sha256, suite.describe(),
+        _by_mode(samples([run], suite)), tuple(run.warnings),
     )  # fmt: skip
 
 
@@ -85,7 +79,7 @@ def from_report(label: Label, path: Path, variant: str | None = None) -> Side:
                 f"{path.with_name(ANSWERS)}: {len(rows)} answers of {run['artifact']} ({mode}) that do not make the "
                 f"figures of {path.name} beside it; keep the two files of one bench together"
             )
-    known = {key: run.get(key) for key in SIDE_KEYS}
+    known = {key: run.get(key) for key in RUN_KEYS}
     return Side(
         label, str(path), report["model"], known, report["machines"][0], report["toolset"],
         str(report.get("toolset_sha256", "")), report["suite"], answers, tuple(run["warnings"]),

@@ -71,12 +71,39 @@ def summarize(
     return out
 
 
+def call_shares(
+    cases: Iterable[Case], verdicts: Mapping[str, Verdict], templates: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """No-call in both directions: `declined`, of the requests that no tool serves the share answered with no call, and
+    `called`, of those that a tool serves the share answered with a call. None where there are no such requests.
+
+    What a case accepts beside its gold calls counts as right; an answer that cannot be parsed is wrong in both.
+    """
+    judged = [case for case in cases if case.id in verdicts]
+    out: dict[str, Any] = {}
+    for name, chosen in (
+        ("declined", [case for case in judged if not case.calls]),
+        ("called", [case for case in judged if case.calls]),
+    ):
+        outcomes = [verdicts[case.id].no_call for case in chosen]
+        out[name] = None
+        if outcomes:
+            interval, method = proportion_interval(outcomes, _clusters(chosen, templates or {}))
+            share = sum(outcomes) / len(outcomes)
+            out[name] = {"n": len(outcomes), "share": share, "ci95": list(interval), "ci_method": method}
+    return out
+
+
+def _clusters(cases: Sequence[Case], templates: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [("template", templates[c.id]) if c.id in templates else ("case", c.id) for c in cases]
+
+
 def _figures(cases: Sequence[Case], verdicts: Mapping[str, Verdict], templates: Mapping[str, str]) -> dict[str, Any]:
     n = len(cases)
     if n == 0:
         return {"n": 0} | dict.fromkeys(FIGURES)
     out: dict[str, Any] = {"n": n}
-    clusters = [("template", templates[c.id]) if c.id in templates else ("case", c.id) for c in cases]
+    clusters = _clusters(cases, templates)
     for figure in FIGURES:
         outcomes = [bool(getattr(verdicts[case.id], figure)) for case in cases]
         out[figure] = sum(outcomes) / n

@@ -1,8 +1,10 @@
-"""The README's table of results, made from the committed report that it stands for.
+"""The README's tables of results, each made from the committed report that it stands for.
 
     python -m bench.readme docs/bench/report.json README.md
+    python -m bench.readme docs/bench/accuracy.json README.md
 
-The text between the two marks in the README is replaced; a test fails where the two differ.
+The text between a report's two marks in the README is replaced; a test fails where the two differ. The marks of an
+accuracy report are put at the end of the section that has the other's, where they are not there yet.
 """
 
 from __future__ import annotations
@@ -13,11 +15,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench.tables import ms, number, percent
+from bench.accuracy import SCHEMA as ACCURACY
+from bench.accuracy_cases import ALL, CORPORA, HARD, TEMPLATES
+from bench.accuracy_page import where
+from bench.tables import ms, number, percent, with_interval
 from runtimes.errors import UserError
 
 BEGIN: Final = "<!-- made by `make docs` from {source}: do not edit -->"
 END: Final = "<!-- end of what is made -->"
+SETS: Final = (
+    (TEMPLATES, "held-out templates"), (HARD, "hard"), ("handwritten_dev", "by hand, dev"),
+    ("handwritten_test", "by hand, test"), (CORPORA, "corpora"),
+)  # fmt: skip
+CALLS: Final = (("declined", "no tool serves: no call"), ("called", "a tool serves: a call"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(arguments) != 2:
         raise UserError("usage: python -m bench.readme REPORT.json README.md")
     source, readme = (Path(argument) for argument in arguments)
-    text = filled(readme.read_text(encoding="utf-8"), source)
+    text = filled(marked(readme.read_text(encoding="utf-8"), source), source)
     temporary = readme.with_name(f".{readme.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(readme)
@@ -41,7 +51,42 @@ def filled(text: str, source: Path) -> str:
     if not found or not ended:
         raise UserError(f"{source}: the page has no marks '{begin}' and '{END}' to put the table between")
     report = json.loads(source.read_text(encoding="utf-8"))
-    return f"{before}{begin}\n\n{results(report)}\n\n{END}{after}"
+    table = adapters(report) if report["schema"] == ACCURACY else results(report)
+    return f"{before}{begin}\n\n{table}\n\n{END}{after}"
+
+
+def marked(text: str, source: Path) -> str:
+    """The page with marks for an accuracy report: at the end of the section of the first marks, if it has none yet."""
+    begin = BEGIN.format(source=source.as_posix())
+    at = text.find(END)
+    if begin in text or at < 0 or json.loads(source.read_text(encoding="utf-8"))["schema"] != ACCURACY:
+        return text
+    heading = text.find("\n## ", at)
+    section, rest = (text, "") if heading < 0 else (text[:heading], text[heading:])
+    return f"{section.rstrip()}\n\n{begin}\n{END}\n{rest}"
+
+
+def adapters(report: dict[str, Any]) -> str:
+    """A row for every toolset that was measured: exact by set, and no-call in both directions."""
+    measured = [entry for entry in report["toolsets"] if entry["status"] == "measured"]
+    sets = [(name, label) for name, label in SETS if any(name in entry["sets"] for entry in measured)]
+    calls = [(key, label) for key, label in CALLS if any(entry["sets"][ALL]["grammar"][key] for entry in measured)]
+    head = (
+        f"Every adapter of `{report['model']}` on its own toolset ({where(report)}): share of requests whose calls are "
+        "exactly right, with its 95% interval, and without the grammar in brackets. The last columns: of the requests "
+        "that no tool serves the share answered with no call, of those that one serves the share answered with a call."
+    )
+    columns = ["toolset", *(label for _, label in (*sets, *calls))]
+    rows = [
+        [
+            entry["toolset"],
+            *(_share(entry["sets"].get(name), "exact", "exact_ci95") for name, _ in sets),
+            *(_share(_part(entry["sets"][ALL], key), "share", "ci95") for key, _ in calls),
+        ]
+        for entry in measured
+    ]
+    others = [f"{e['toolset']}: {e['status']}, {e['reason']}." for e in report["toolsets"] if e not in measured]
+    return "\n".join([head, "", *_lines(columns, rows), *(["", " ".join(others)] if others else [])])
 
 
 def results(report: dict[str, Any]) -> str:
@@ -67,6 +112,21 @@ def results(report: dict[str, Any]) -> str:
     lines += ["", f"By bucket, {best['artifact']} (95% intervals; without the grammar in brackets):", ""]
     lines += _lines(("bucket", "n", "exact", "right tool"), _buckets(best))
     return "\n".join(lines)
+
+
+def _part(modes: dict[str, Any], key: str) -> dict[str, Any] | None:
+    """One figure of every mode; None where there is none."""
+    found = {mode: figures and figures[key] for mode, figures in modes.items()}
+    return found if found["grammar"] else None
+
+
+def _share(modes: dict[str, Any] | None, key: str, interval: str) -> str:
+    """How many, the share with its interval, and that without the grammar."""
+    if modes is None:
+        return "-"
+    found, free = modes["grammar"], modes["unconstrained"]
+    share, _, bounds = with_interval(found[key], found[interval]).partition(" ")
+    return f"{share} of {found['n']:,} {bounds}" + (f" [{percent(free[key])}]" if free else "")
 
 
 def _threads(runs: Sequence[dict[str, Any]]) -> str:
@@ -109,10 +169,8 @@ def _buckets(run: dict[str, Any]) -> list[tuple[str, ...]]:
     rows = []
     for name, entry in sorted(run["accuracy"]["by_bucket"].items()):
         cells = [
-            f"{percent(entry[key])} ({100 * low:.0f}-{100 * high:.0f})"
-            + (f" [{percent(free[name][key])}]" if name in free else "")
+            with_interval(entry[key], entry[f"{key}_ci95"]) + (f" [{percent(free[name][key])}]" if name in free else "")
             for key in ("exact", "tool")
-            for low, high in [entry[f"{key}_ci95"]]
         ]
         rows.append((name, str(entry["n"]), *cells))
     return rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from bench.metrics import Verdict
 from router.toolset import Call
@@ -107,6 +107,20 @@ class Run:
         self.status, self.reason, self.stage = "failed", reason, stage
 
 
+RUN_KEYS: Final = (
+    "runtime", "artifact", "artifact_sha256", "device", "dtype", "threads", "max_new_tokens", "versions",
+)  # fmt: skip
+
+
+def described(run: Run) -> dict[str, Any]:
+    """What a report of one run says of it: `RUN_KEYS`, None where it has not come to that."""
+    sha256 = run.artifact.sha256 if run.artifact else None
+    known = run.opened | {
+        "runtime": run.variant.runtime, "artifact": run.variant.artifact, "artifact_sha256": sha256,
+    }  # fmt: skip
+    return {key: known.get(key) for key in RUN_KEYS}
+
+
 @dataclass(frozen=True)
 class Settings:
     """What was asked for."""
@@ -127,6 +141,8 @@ class Settings:
     blocks: int = 20
     cache: Path = Path("out/artifacts")
     silence_s: float = 120.0
+    modes: tuple[Mode, ...] = MODES
+    """How cases are answered."""
     plugins: tuple[str, ...] = ()
     """Modules that every worker imports first: a place to register runtimes of one's own."""
     command: str = ""

@@ -76,14 +76,18 @@ def build(context: Context, runs: Sequence[Run], reference: Run | None) -> dict[
 
 def validate(report: dict[str, Any]) -> bool:
     """Check against the committed schema; False where jsonschema is not installed. Raises ValueError."""
+    return check_schema(report, SCHEMA_FILE)
+
+
+def check_schema(report: dict[str, Any], schema: Path) -> bool:
+    """Check a report against the schema in a file; False where jsonschema is not installed. Raises ValueError."""
     try:
         import jsonschema
     except ImportError:
         return False
-    schema = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
-    checker = jsonschema.Draft202012Validator(schema)
+    checker = jsonschema.Draft202012Validator(json.loads(schema.read_text(encoding="utf-8")))
     for error in sorted(checker.iter_errors(report), key=lambda e: list(map(str, e.absolute_path))):
-        raise ValueError(f"report.json breaks its schema at {error.json_path}: {error.message[:300]}")
+        raise ValueError(f"the report breaks its schema at {error.json_path}: {error.message[:300]}")
     return True
 
 
@@ -168,7 +172,7 @@ def _run(run: Run, context: Context, reference: Run | None) -> dict[str, Any]:
         "first_decision_ms": _first_decision(run),
         "prefill_tok_s": run.speed.get("prefill_tok_s"),
         "decode_tok_s": run.speed.get("decode_tok_s"),
-        "forward_passes": _passes(run),
+        "forward_passes": passes(run),
         "floor_ms": floor,
         "overhead": latency["p50"] / floor["p50"] if latency and floor and floor["p50"] else None,
         "overhead_same_request": floor["request_p50"] / floor["p50"] if floor and floor["request_p50"] else None,
@@ -192,8 +196,8 @@ def _first_decision(run: Run) -> dict[str, Any] | None:
     return {"p50": percentile(values, 50), "p95": percentile(values, 95)} if values else None
 
 
-def _passes(run: Run) -> dict[str, Any] | None:
-    """Means over the cases that were routed pass by pass."""
+def passes(run: Run) -> dict[str, Any] | None:
+    """Means of passes and tokens over the cases that were routed pass by pass."""
     routed = [a.stats for a in run.answers["grammar"].values() if not a.checked and a.stats]
     if not routed:
         return None

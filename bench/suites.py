@@ -17,6 +17,14 @@ QUICK_CASES = 72
 """Size of the subset that `--quick` uses on every runtime."""
 
 
+class NoCases(UserError):
+    """A suite has no cases for a toolset, or lacks a file that it must have; `brief` says it without paths."""
+
+    def __init__(self, message: str, brief: str) -> None:
+        super().__init__(message)
+        self.brief = brief
+
+
 @dataclass(frozen=True)
 class Suite:
     """Cases and where they come from. `notes` says what is missing or left out, for the report."""
@@ -27,6 +35,8 @@ class Suite:
     files: tuple[str, ...] = ()
     templates: dict[str, str] = field(default_factory=dict)
     """Case id -> template, for cases that were made from one."""
+    origins: dict[str, str] = field(default_factory=dict)
+    """Case id -> name of its file."""
     of: int | None = None
     """Size of the whole suite where this is a subset of it."""
     notes: tuple[str, ...] = ()
@@ -53,7 +63,7 @@ def suite_names() -> list[str]:
 
 
 def load_suite(name: str, toolset: str) -> Suite:
-    """The suite called `name` for a toolset. Raises `UserError` for an unknown suite or one without any cases."""
+    """The suite called `name` for a toolset. Raises `UserError` for an unknown suite, `NoCases` for one without any."""
     import yaml
 
     names = suite_names()
@@ -79,9 +89,15 @@ def load_suite(name: str, toolset: str) -> Suite:
         elif entry.get("optional"):
             notes.append(f"{entry['file']} is not there (configs/cases/{toolset}); the suite runs without it")
         else:
-            raise UserError(f"{path}: missing; suite {name!r} needs it (make it with `edgecall data`, or use --cases)")
+            raise NoCases(
+                f"{path}: missing; suite {name!r} needs it (make it with `edgecall data`, or use --cases)",
+                f"no {path.name} in configs/cases/{toolset}, which suite {name!r} needs",
+            )
     if not found:
-        raise UserError(f"suite {name!r} has no cases for toolset {toolset!r} in {folder}; give a file: --cases FILE")
+        raise NoCases(
+            f"suite {name!r} has no cases for toolset {toolset!r} in {folder}; give a file: --cases FILE",
+            f"no cases of suite {name!r} in configs/cases/{toolset}",
+        )
     suite = load_files(found, name=name)
     return replace(suite, notes=tuple(notes))
 
@@ -101,7 +117,8 @@ def load_files(paths: Sequence[Path], *, name: str) -> Suite:
             cases.append(case)
     if not cases:
         raise UserError(f"{', '.join(map(str, paths))}: no cases")
-    return Suite(name, tuple(cases), digest(cases), tuple(path.name for path in paths), templates)
+    origins = {case: path.name for case, path in seen.items()}
+    return Suite(name, tuple(cases), digest(cases), tuple(path.name for path in paths), templates, origins)
 
 
 def order(cases: Iterable[Case]) -> list[Case]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,6 +157,14 @@ def percent(share: float | None, digits: int = 1) -> str:
     return "-" if share is None else f"{100 * share:.{digits}f}%"
 
 
+def with_interval(share: float | None, interval: Sequence[float] | None) -> str:
+    """A share and its interval, in percent."""
+    if share is None or interval is None:
+        return percent(share)
+    low, high = interval
+    return f"{percent(share)} ({100 * low:.0f}-{100 * high:.0f})"
+
+
 def ms(value: float | None) -> str:
     if value is None:
         return "-"
@@ -176,12 +185,11 @@ def _row(place: str, run: dict[str, Any]) -> tuple[str, ...]:
     accuracy, free, latency, parity = (
         run["accuracy"], run["accuracy_unconstrained"], run["latency_ms"], run["parity"],
     )  # fmt: skip
-    low, high = accuracy["exact_ci95"]
     return (
         place,
         run["runtime"],
         run["artifact"] + ("" if run["status"] == "ok" else f" ({run['status']})"),
-        f"{percent(accuracy['exact'])} ({100 * low:.0f}-{100 * high:.0f})",
+        with_interval(accuracy["exact"], accuracy["exact_ci95"]),
         percent(accuracy["tool"]),
         percent(free and free["exact"]),
         percent(parity and parity["same_calls"]),

@@ -7,8 +7,8 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from bench.cli import _positive
@@ -62,25 +62,21 @@ def main(argv: Sequence[str]) -> int:
 
 def _artifact(options: Namespace, screen: Screen, threads: int | None) -> Path:
     """The artifact that is asked: the one that is named, or the model's export as `--variant`."""
-    from export.merge import merge_checkpoint
-    from export.pipeline import export_one
+    from bench.answering import exportable, provide
+    from bench.records import Settings
     from router.toolset_load import load_toolset
     from runtimes.artifact import is_artifact
 
     if is_artifact(Path(options.model)):
         return Path(options.model)
-    cache = Path(options.cache)
+    variant = exportable(options.variant)
     toolset = load_toolset("kiwi")  # the artifact needs one to be proved with; the cases bring their own
-    with screen.progress() as bars:
-        say = partial(bars.describe, "export")
-        source = merge_checkpoint(
-            options.model, cache / "merged", adapter=options.adapter, toolset=toolset.name, progress=say
-        )
-        fmt, _, quant = options.variant.partition("-")
-        out = cache / f"{source.name}-{source.sha256[:8]}-unseen"
-        artifact = export_one(source, fmt, quant, out, toolset, threads=threads or 1, progress=say)
-        bars.end("export")
-    return artifact.folder
+    settings = Settings(
+        toolset=toolset.name, threads=threads, cache=Path(options.cache), command=f"bench unseen {options.model}"
+    )
+    with TemporaryDirectory() as logs:
+        made = provide(options.model, options.adapter, variant, toolset, settings, screen, Path(logs), label="unseen")
+    return made.artifact.folder
 
 
 def _parser() -> Parser:

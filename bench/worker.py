@@ -20,7 +20,7 @@ from typing import Any
 from bench import parity
 from bench.channel import Emit, serve
 from bench.machine import device_memory_mb, peak_rss_mb
-from bench.records import MODES
+from bench.records import MODES, Mode
 from bench.routing import Routed, open_routed
 from bench.suites import order
 from router.cases import Case, load_cases
@@ -85,9 +85,9 @@ class Worker:
 
     def answer(
         self, emit: Emit, *, guesses: dict[str, str], always_route: bool, reference: str | None, seconds: float,
-        cut: float,
+        cut: float, modes: Sequence[Mode] = MODES,
     ) -> dict[str, Any]:  # fmt: skip
-        """Answer every case in both modes and compare its logits with the reference's; one event per answer.
+        """Answer every case in all `modes` and compare its logits with the reference's; one event per answer.
 
         The order makes any beginning a fair sample. Cases are routed pass by pass while `seconds` suffice for all of
         them at that pace. From there on they are decoded along a guess (the reference's completion of that mode, or
@@ -105,7 +105,7 @@ class Worker:
                 break
             if done >= TRIAL and spent / done * len(cases) > seconds:
                 checking = True
-            for mode in MODES:
+            for mode in modes:
                 along = checking and not (always_route and mode == "grammar")
                 if along:
                     guess = known.get(mode, {}).get(case.id) or router.gold_ids(case)

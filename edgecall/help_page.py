@@ -26,6 +26,7 @@ PAGES = (
     "verify",
     "bench",
     "bench all-runtimes",
+    "bench accuracy",
     "bench lift",
     "bench unseen",
     "route",

@@ -63,9 +63,7 @@ def locate(model: str | Path, *, adapter: str | Path | None = None, toolset: str
     `adapter` is a PEFT folder, or ``"none"`` for the base alone. Without it, a model folder of ours gives the adapter
     for `toolset`, or its only one. Raises `UserError` where nothing, or no single thing, is meant.
     """
-    folder = Path(model).expanduser()
-    if not folder.is_dir() and (MODELS / str(model)).is_dir() and re.fullmatch(r"[\w.-]+", str(model)):
-        folder = MODELS / str(model)
+    folder = _folder_of(model)
     if not folder.exists() and _is_hub_name(str(model)):
         parts = Parts(str(model).rpartition("/")[2], _from_hub(str(model)))
     elif not folder.is_dir():
@@ -84,6 +82,14 @@ def locate(model: str | Path, *, adapter: str | Path | None = None, toolset: str
     if not (path / "adapter_config.json").is_file():
         raise UserError(f"{path}: no PEFT adapter (adapter_config.json is missing); give an adapter folder or 'none'")
     return Parts(f"{parts.name}-{path.resolve().name}", parts.base, path)
+
+
+def adapters_of(model: str | Path) -> dict[str, Path]:
+    """Toolset -> adapter folder of a model folder of ours, shipped ones by name; nothing for other models."""
+    folder = _folder_of(model)
+    if not folder.is_dir() or any((folder / name).is_file() for name in ("adapter_config.json", "config.json")):
+        return {}
+    return {name: folder / adapter for name, adapter in _described(folder)[1].items()}
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -202,12 +208,8 @@ def _complete(config: dict[str, Any], where: Path) -> dict[str, Any]:
 
 def _own_layout(folder: Path, toolset: str | None) -> Parts:
     """The parts of a model folder of ours. `toolset` None means its only adapter, a name without adapter the base."""
-    found = {p.name.removeprefix("adapter-"): p.name for p in sorted(folder.glob("adapter-*")) if p.is_dir()}
-    described = read_json(folder / "model.json") if (folder / "model.json").is_file() else {}
+    described, adapters = _described(folder)
     name, base = str(described.get("name", folder.resolve().name)), str(described.get("base", "base"))
-    adapters = described.get("adapters", found)
-    if not isinstance(adapters, dict) or not all(isinstance(v, str) for v in adapters.values()):
-        raise UserError(f"{folder / 'model.json'}: 'adapters' must map toolset names to folders")
     if (folder / base / "config.json").is_file():
         base_folder = folder / base
     elif _is_hub_name(base) and "base" in described:
@@ -224,6 +226,24 @@ def _own_layout(folder: Path, toolset: str | None) -> Parts:
     if not (folder / chosen / "adapter_config.json").is_file():
         raise UserError(f"{folder / chosen}: no PEFT adapter here (adapter_config.json is missing)")
     return Parts(name, base_folder, folder / chosen)
+
+
+def _described(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """What ``model.json`` says, if there is one, and the adapters by toolset: as it says, or as they lie there."""
+    found = {p.name.removeprefix("adapter-"): p.name for p in sorted(folder.glob("adapter-*")) if p.is_dir()}
+    described = read_json(folder / "model.json") if (folder / "model.json").is_file() else {}
+    adapters = described.get("adapters", found)
+    if not isinstance(adapters, dict) or not all(isinstance(v, str) for v in adapters.values()):
+        raise UserError(f"{folder / 'model.json'}: 'adapters' must map toolset names to folders")
+    return described, adapters
+
+
+def _folder_of(model: str | Path) -> Path:
+    """The folder that a model's name means: itself, or that of a shipped model."""
+    folder = Path(model).expanduser()
+    if not folder.is_dir() and (MODELS / str(model)).is_dir() and re.fullmatch(r"[\w.-]+", str(model)):
+        folder = MODELS / str(model)
+    return folder
 
 
 def _base_of(adapter: Path) -> Path:

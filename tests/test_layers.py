@@ -17,8 +17,8 @@ BELOW = {
     "edgecall": {"bench", "train", "export", "router", "runtimes"},
 }
 """Room -> the rooms that it builds on."""
-DOORS = {("train/card/measured.py", "bench"), ("bench/unseen.py", "train")}
-"""A card shows what `bench` measured, and `bench unseen` asks what `train` imported: one module of each, no more."""
+DOORS = {("train/card/measured.py", "bench"), ("bench/unseen.py", "train"), ("bench/accuracy_cases.py", "train")}
+"""A card shows what `bench` measured; `bench unseen` and `bench accuracy` ask what `train` imported, no more."""
 
 
 def imports(path: Path) -> Iterator[str]:

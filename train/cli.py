@@ -56,9 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     card.add_argument("model", type=Path, help="an adapter folder, or a model folder with base/ and adapter-<toolset>/")
     card.add_argument(
-        "--report", type=Path, nargs="+", required=True, help="report.json of bench all-runtimes, one per adapter"
+        "--report", type=Path, nargs="+", default=[], help="report.json of bench all-runtimes, one per adapter"
     )
     card.add_argument("--lift", type=Path, nargs="+", default=[], help="report.json of bench lift, one per adapter")
+    card.add_argument("--accuracy", type=Path, help="report.json of bench accuracy, in place of --report or beside it")
     card.add_argument("--out", type=Path, required=True, help="the file to write, such as README.md")
     lora.add_argument("config", type=Path, help="a configs/train/lora-*.yaml file")
     lora.add_argument("--base", required=True, help="a model folder, `seed`, a checkpoint folder, or a hub name")
@@ -142,7 +143,7 @@ def _lora(args: argparse.Namespace) -> int:
 def _card(args: argparse.Namespace) -> int:
     from train.card.page import write_card
 
-    print(write_card(args.model, args.report, args.lift, args.out))
+    print(write_card(args.model, args.report, args.lift, args.out, args.accuracy))
     return 0
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from bench.answering import plain
 from bench.cli import main
 from bench.lift import build, compare, difference_interval, newcombe, validate
 from bench.lift_page import render
-from bench.lift_run import _plain
 from bench.lift_sides import Side, from_report, from_run
 from bench.metrics import judge
 from bench.records import MODES, Answer
@@ -421,10 +421,10 @@ def test_a_base_and_its_adapter(
 
 
 def test_a_failure_does_not_point_at_a_log_that_is_gone() -> None:
-    assert _plain("crashed in 'answer' (exit code 1); see logs/base.log: Killed") == (
+    assert plain("crashed in 'answer' (exit code 1); see logs/base.log: Killed") == (
         "crashed in 'answer' (exit code 1); its last line: Killed"
     )
-    assert _plain("hung in 'open': it was ended; see logs/tuned.log") == "hung in 'open': it was ended"
+    assert plain("hung in 'open': it was ended; see logs/tuned.log") == "hung in 'open': it was ended"
 
 
 def test_a_report_with_several_runs_asks_which(kiwi: Toolset, tmp_path: Path) -> None:

@@ -98,13 +98,28 @@ def lift(tmp_path: Path, kiwi: Toolset, report: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def accuracy(tmp_path: Path, kiwi: Toolset, report: Path) -> Path:
+    """An accuracy report of that model: kiwi measured, two more toolsets without figures."""
+    from tests.bench.test_accuracy import report_of
+
+    path = tmp_path / "accuracy.json"
+    found = report_of(kiwi)
+    found["toolsets"][0]["toolset_sha256"] = json.loads(report.read_text())["toolset_sha256"]
+    path.write_text(json.dumps(found))
+    return path
+
+
 def text_of(model: Path, report: Path, *lifts: Path) -> str:
     return card(read_facts(model, [report], lifts), model)
 
 
 def test_the_committed_card_is_what_the_command_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    facts = read_facts(Path("models/seed"), [Path("docs/bench/report.json")], [])
+    accuracy = Path("docs/bench/accuracy.json")
+    facts = read_facts(
+        Path("models/seed"), [Path("docs/bench/report.json")], [], accuracy if accuracy.exists() else None
+    )
     written = Path("models/seed/README.md").read_text(encoding="utf-8")
     assert card(facts, Path("models/seed")) == written, "run `make docs`"
 
@@ -277,6 +292,47 @@ def test_what_belongs_to_another_model_is_refused(
     edit({"report": report, "lift": lift, "data": model / "adapter-kiwi" / "data.json"}[file], change)
     with pytest.raises(UserError) as raised:
         read_facts(model, [report], [lift])
+    assert told in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_an_accuracy_report_stands_beside_the_other(model: Path, report: Path, accuracy: Path) -> None:
+    plain = text_of(model, report)
+    text = card(read_facts(model, [report], [], accuracy), model)
+    assert "### Accuracy of adapter-kiwi" not in plain
+    start, end = text.index("### Accuracy of adapter-kiwi"), text.index("## Never trained on")
+    assert text[:start] + text[end:] == plain, "and takes nothing from it"
+    section = text[start:end]
+    assert "100 cases (sha256" in section and "gguf-q8_0 on llama_cpp; A CPU, 2 cores" in section
+    assert "| templates | 20 | 75.0% (53-89) | 100.0% (84-100) | 65.0% (43-82) | 90.0% (70-97) |" in section
+    assert "| **all** | 100 | 90.0% (" in section and "| a tool serves: a call | 100 | 100.0% (96-100) |" in section
+
+
+def test_an_accuracy_report_is_enough(model: Path, accuracy: Path) -> None:
+    text = card(read_facts(model, [], [], accuracy), model)
+    assert "### Accuracy of adapter-kiwi" in text and "### Scores" not in text
+    assert "- kiwi: weakest on bucket easy, 90.0% exact (n 50)." in text
+    assert "the scores rest on" not in text
+    assert main(["train", "card", str(model), "--accuracy", str(accuracy), "--out", str(model / "README.md")]) == 0
+    assert (model / "README.md").read_text() == text
+    with pytest.raises(UserError, match="no --report about toolset 'kiwi'"):
+        read_facts(model, [], [])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda d: d["toolsets"][0].update(toolset_sha256="0" * 64), "about another kiwi than"),
+        (lambda d: d["toolsets"][0]["model"].update(inputs_sha256="0" * 64), "measured other weights"),
+        (lambda d: d.update(schema="edgecall.report/1"), "expected 'edgecall.accuracy/1'"),
+        (lambda d: d["toolsets"][0].pop("sets"), "breaks its schema"),
+        (lambda d: d["toolsets"][0].update(adapter=None), "no --report about toolset 'kiwi'"),
+        (lambda d: d["toolsets"].pop(0), "no --report about toolset 'kiwi'"),
+    ],
+)
+def test_an_accuracy_report_of_another_model_is_refused(model: Path, accuracy: Path, change: Change, told: str) -> None:
+    edit(accuracy, change)
+    with pytest.raises(UserError) as raised:
+        read_facts(model, [], [], accuracy)
     assert told in str(raised.value) and "\n" not in str(raised.value)
 
 

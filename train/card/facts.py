@@ -5,7 +5,6 @@ Nothing is made up for what is missing: `read_facts` raises one `UserError` that
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from typing import Any, Final
 from export.checkpoint import MODELS, Parts, count_parameters, count_weights, flat_config, read_json
 from export.merge import inputs_sha256
 from runtimes.errors import UserError
+from train.card.accuracy import Accuracy, read_accuracy
+from train.card.files import read_log, read_object
 from train.card.measured import LIFT, READERS, REPORT
 from train.card.prose import Prose, read_prose
 from train.data.importers import NAMES
@@ -49,7 +50,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter's folder with its records, the report that measured it and, if there is one, its lift."""
+    """An adapter's folder with its records and what measured it: a report, an accuracy report or both; and its lift."""
 
     name: str
     folder: Path
@@ -59,9 +60,9 @@ class Adapter:
     log: tuple[dict[str, Any], ...]
     data: dict[str, Any]
     prose: Prose
-    report: dict[str, Any]
-    report_path: Path
+    report: dict[str, Any] | None
     lift: dict[str, Any] | None
+    accuracy: Accuracy | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ class Facts:
     alone: bool
 
 
-def read_facts(model: Path, reports: Sequence[Path], lifts: Sequence[Path]) -> Facts:
+def read_facts(
+    model: Path, reports: Sequence[Path], lifts: Sequence[Path], accuracy: Path | None = None
+) -> Facts:  # fmt: skip
     """Read and check everything. Raises `UserError` naming all that is missing or does not fit, in one line."""
     folder = model if model.is_dir() or not (MODELS / str(model)).is_dir() else MODELS / str(model)
     if not folder.is_dir():
@@ -92,7 +95,8 @@ def read_facts(model: Path, reports: Sequence[Path], lifts: Sequence[Path]) -> F
     compared = [(path, _checked(path, LIFT, problems)) for path in lifts]
     measured = {p: r for p, r in found if r is not None}
     lifted = {p: r for p, r in compared if r is not None}
-    adapters = [_adapter(f, base, alone, measured, lifted, problems) for f in folders]
+    judged = read_accuracy(accuracy, problems) if accuracy else {}
+    adapters = [_adapter(f, base, alone, measured, lifted, judged, problems) for f in folders]
     known = {adapter.training["toolset"]["name"] for adapter in adapters if adapter}
     for path, report in (measured | lifted).items():
         if None not in adapters and report["toolset"] not in known:
@@ -108,15 +112,16 @@ def _adapter(
     alone: bool,
     reports: dict[Path, dict[str, Any]],
     lifts: dict[Path, dict[str, Any]],
+    accuracies: dict[str, Accuracy],
     problems: list[str],
 ) -> Adapter | None:
-    """One adapter; takes its report and lift out of those given. None where something is missing."""
+    """One adapter; takes its report, lift and accuracy out of those given. None where something is missing."""
     before = len(problems)
-    peft = _object(folder / "adapter_config.json", (), "it is no PEFT adapter", problems)
-    training = _object(folder / "training.json", _TRAINING, "`edgecall train lora` writes it", problems)
-    log = _log(folder / "log.jsonl", problems)
+    peft = read_object(folder / "adapter_config.json", (), "it is no PEFT adapter", problems)
+    training = read_object(folder / "training.json", _TRAINING, "`edgecall train lora` writes it", problems)
+    log = read_log(folder / "log.jsonl", problems)
     hint = "`edgecall train lora` writes it; for an older adapter take report.json of `edgecall data build`"
-    data = _object(folder / "data.json", _DATA, hint, problems)
+    data = read_object(folder / "data.json", _DATA, hint, problems)
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file():
         problems.append(f"{weights} is missing")
@@ -125,24 +130,29 @@ def _adapter(
             problems.append(f"{folder / 'data.json'} counts other rows than training.json was trained on (sha256)")
         for source in set(data["corpora"]) - set(NAMES):
             problems.append(f"{folder / 'data.json'} names the source {source!r}, of which no licence is known")
-    report = lift = None
+    report = lift = accuracy = None
     if training is not None:
+        accuracy = accuracies.get(training["toolset"]["name"])
+        if accuracy and accuracy.entry["toolset_sha256"] != training["toolset"]["sha256"]:
+            problems.append(_another(accuracy.path, training["toolset"], folder))
         report, lift = (_of(offered, training["toolset"], folder, problems) for offered in (reports, lifts))
-        if report is None and len(problems) == before:
+        if report is None and accuracy is None and len(problems) == before:
             problems.append(
                 f"no --report about toolset {training['toolset']['name']!r} (`bench all-runtimes` makes one)"
             )
-    if report and base.folder is not None and base.parameters is not None and len(problems) == before:
-        _same_model(report[1], Parts(folder.name, base.folder, folder), base, problems)
+    models = [report[1]["model"]] if report else []
+    models += [accuracy.entry["model"]] if accuracy else []
+    if base.folder is not None and base.parameters is not None and len(problems) == before:
+        for measured in models:
+            _same_model(measured, Parts(folder.name, base.folder, folder), base, problems)
     if report and lift and lift[1]["tuned"]["model"]["sha256"] != report[1]["model"]["sha256"]:
         problems.append(f"{lift[0]} compares another model than {report[0]} measured; run `bench lift` again")
-    if len(problems) > before or not (peft and training and log and data and report):
+    if len(problems) > before or not (peft and training and log and data and (report or accuracy)):
         return None
-    path, content = report
     prose = Prose() if alone else read_prose(folder)
-    pair = lift[1] if lift else None
+    content, pair = (found[1] if found else None for found in (report, lift))
     return Adapter(
-        folder.name, folder, peft, count_weights(weights), training, log, data, prose, content, path, pair
+        folder.name, folder, peft, count_weights(weights), training, log, data, prose, content, pair, accuracy
     )  # fmt: skip
 
 
@@ -154,17 +164,18 @@ def _of(
     if len(named) > 1:
         problems.append(f"{named[0][0]} and {named[1][0]} are both about {toolset['name']}: give one")
     elif named and named[0][1]["toolset_sha256"] != toolset["sha256"]:
-        problems.append(
-            f"{named[0][0]} is about another {toolset['name']} than {folder} was trained on (toolset_sha256)"
-        )
+        problems.append(_another(named[0][0], toolset, folder))
     elif named:
         return named[0]
     return None
 
 
-def _same_model(report: dict[str, Any], parts: Parts, base: Base, problems: list[str]) -> None:
-    """A report made from other weights than these is none of theirs."""
-    model = report["model"]
+def _another(path: Path, toolset: dict[str, Any], folder: Path) -> str:
+    return f"{path} is about another {toolset['name']} than {folder} was trained on (toolset_sha256)"
+
+
+def _same_model(model: dict[str, Any], parts: Parts, base: Base, problems: list[str]) -> None:
+    """A report about a `model` made from other weights than these is none of theirs."""
     if "inputs_sha256" in model and model["inputs_sha256"] != inputs_sha256(parts):
         problems.append(f"the report measured other weights than {parts.base} with {parts.adapter}; bench them again")
     elif model["parameters"] not in (None, base.parameters):
@@ -204,7 +215,7 @@ def _base_beside(adapter: Path, problems: list[str]) -> Base:
 def _base(
     path: Path, name: str, problems: list[str], *, hub: str | None = None, trained_here: bool = False
 ) -> Base:  # fmt: skip
-    config = _object(path / "config.json", (), "it is no checkpoint", problems)
+    config = read_object(path / "config.json", (), "it is no checkpoint", problems)
     if config is not None:
         try:
             config = {**flat_config(config, path), "dtype": config.get("dtype") or config.get("torch_dtype")}
@@ -213,7 +224,7 @@ def _base(
     stages = None
     if trained_here or (path / "stages.json").is_file():
         hint = "give `edgecall train base` its configuration and folder again: it writes it and trains nothing anew"
-        stages = _object(path / "stages.json", ("sources", "stages"), hint, problems)
+        stages = read_object(path / "stages.json", ("sources", "stages"), hint, problems)
         for number, stage in enumerate(stages["stages"] if stages else ()):
             problems += [f"{path / 'stages.json'} lacks {k!r} in stage {number}" for k in _STAGE if k not in stage]
         for source in set(stages["sources"] if stages else ()) - set(NAMES):
@@ -235,7 +246,7 @@ def _pictures(path: Path, stages: dict[str, Any] | None) -> tuple[Path, ...]:
 
 def _checked(path: Path, schema: str, problems: list[str]) -> dict[str, Any] | None:
     """A report that holds to its schema."""
-    report = _object(path, ("schema", "toolset", "toolset_sha256"), f"a report ({schema}) is expected", problems)
+    report = read_object(path, ("schema", "toolset", "toolset_sha256"), f"a report ({schema}) is expected", problems)
     if report is None:
         return None
     if report["schema"] != schema:
@@ -250,45 +261,3 @@ def _checked(path: Path, schema: str, problems: list[str]) -> dict[str, Any] | N
         problems.append(f"{path} has no run with an accuracy; run `bench all-runtimes` again")
         return None
     return report
-
-
-def _object(path: Path, keys: Sequence[str], hint: str, problems: list[str]) -> dict[str, Any] | None:
-    """A JSON object that has `keys` (dots go down); None, with a problem for each that is not there."""
-    if not path.is_file():
-        problems.append(f"{path} is missing ({hint})")
-        return None
-    try:
-        data = read_json(path)
-    except UserError as error:
-        problems.append(str(error))
-        return None
-    absent = [key for key in keys if not _has(data, key.split("."))]
-    problems += [f"{path} lacks {key!r}" for key in absent]
-    return None if absent else data
-
-
-def _has(data: Any, keys: Sequence[str]) -> bool:
-    for key in keys:
-        if not isinstance(data, dict) or key not in data:
-            return False
-        data = data[key]
-    return True
-
-
-def _log(path: Path, problems: list[str]) -> tuple[dict[str, Any], ...]:
-    """The log's events; a step that a resumed run made again counts as it was the last time."""
-    if not path.is_file():
-        problems.append(f"{path} is missing (`edgecall train lora` writes it)")
-        return ()
-    events: dict[tuple[int, bool], dict[str, Any]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            event = json.loads(line)
-            events[int(event["step"]), "validation" in event] = event
-        except (ValueError, KeyError, TypeError):
-            problems.append(f"{path}:{number} is no event of a training run")
-            return ()
-    if not any(validates for _, validates in events):
-        problems.append(f"{path} has no validation loss; train further")
-        return ()
-    return tuple(events[key] for key in sorted(events))

@@ -14,16 +14,19 @@ from typing import Any, Final
 import yaml
 
 from train.card import tables
+from train.card.accuracy import Accuracy
 from train.card.facts import Adapter, Base, Facts, read_facts
-from train.card.measured import percent
+from train.card.measured import percent, where
 from train.data.texts import LICENCES
 
 MARK: Final = "<!-- Made by `edgecall train card` from what the runs left and from card.yaml: do not edit. -->"
 
 
-def write_card(model: Path, reports: Sequence[Path], lifts: Sequence[Path], out: Path) -> Path:
+def write_card(
+    model: Path, reports: Sequence[Path], lifts: Sequence[Path], out: Path, accuracy: Path | None = None
+) -> Path:  # fmt: skip
     """Write the card of `model` to `out`. Raises `UserError` naming all that is missing; then `out` stays as it was."""
-    text = card(read_facts(model, reports, lifts), out.parent)
+    text = card(read_facts(model, reports, lifts, accuracy), out.parent)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
@@ -93,7 +96,6 @@ def _base(base: Base, place: Path) -> list[str]:
 
 def _adapter(adapter: Adapter, place: Path, *, alone: bool) -> list[str]:
     name = "" if alone else f" of {adapter.name}"
-    run = tables.shown(adapter)
     parts = [f"## {adapter.name}", adapter.prose.about] if not alone else []
     parts += [
         f"### Training{name}",
@@ -103,7 +105,19 @@ def _adapter(adapter: Adapter, place: Path, *, alone: bool) -> list[str]:
         tables.sources(adapter.data["corpora"], {}) if adapter.data["corpora"] else "All rows are made by the recipe.",
         tables.losses(adapter),
         _pictures((adapter.folder / "loss.png",), f"Loss of {adapter.name}", place),
-        f"### Scores{name}",
+    ]
+    if adapter.report is not None:
+        parts += [f"### Scores{name}", *_scores(adapter)]
+    if adapter.accuracy is not None:
+        parts += [f"### Accuracy{name}", *_accuracy(adapter.accuracy)]
+    if adapter.lift is not None:
+        parts += [f"### Against the base{name}", tables.lift(adapter)]
+    return [*parts, adapter.prose.limits]
+
+
+def _scores(adapter: Adapter) -> list[str]:
+    run = tables.shown(adapter)
+    return [
         tables.measured(adapter),
         f"{run['artifact']} on {run['runtime']} by bucket, with 95% intervals. Exact: all calls and arguments as the "
         "gold; tool: the right tools; grammar: decoded under the toolset's grammar; free: without.",
@@ -112,13 +126,24 @@ def _adapter(adapter: Adapter, place: Path, *, alone: bool) -> list[str]:
         tables.runs(adapter),
         _bullets(_remarks(adapter)),
     ]
-    if adapter.lift is not None:
-        parts += [f"### Against the base{name}", tables.lift(adapter)]
-    return [*parts, adapter.prose.limits]
+
+
+def _accuracy(found: Accuracy) -> list[str]:
+    suite = found.entry["suite"]
+    return [
+        f"{suite['cases']:,} cases (sha256 `{suite['sha256'][:12]}`); {where(found.report)}; model sha256 "
+        f"`{found.entry['model']['sha256'][:12]}`.",
+        "By set of cases, with 95% intervals: `hard` are held-out templates too, `corpus` rows are upstream's "
+        "development rows, `corpora` and `all` are sums.",
+        tables.sets(found),
+        tables.calls(found),
+        _bullets(found.entry["notes"]),
+    ]
 
 
 def _remarks(adapter: Adapter) -> list[str]:
     """How some of the figures came about, and what has none."""
+    assert adapter.report is not None
     done = [run for run in adapter.report["runs"] if run["accuracy"]]
     checked = [(r["artifact"], r["accuracy"].get("checked", 0), r["accuracy"]["n"]) for r in done]
     checked = [entry for entry in checked if entry[1]]
@@ -145,8 +170,10 @@ def _held_out(facts: Facts) -> list[str]:
             if kept
             else f"{toolset}: no test file was compared with the training rows."
         )
-        suite = adapter.report["suite"].get("files", ())
-        absent = [name for name in suite if name not in {entry["file"] for entry in kept}]
+        suites = [adapter.report["suite"]] if adapter.report else []
+        suites += [adapter.accuracy.entry["suite"]] if adapter.accuracy else []
+        files = dict.fromkeys(name for suite in suites for name in suite.get("files", ()))
+        absent = [name for name in files if name not in {entry["file"] for entry in kept}]
         if absent and kept:
             lines.append(f"{toolset}: the scores rest on {', '.join(absent)} too, not compared with the training rows.")
         lines.append(
@@ -169,7 +196,7 @@ def _limits(facts: Facts) -> list[str]:
             lines.append(f"{toolset}: no request that no tool serves was trained on.")
         if best["step"] == adapter.training["config"]["loop"]["steps"]:
             lines.append(f"{toolset}: the last step has the lowest validation loss: it was still falling.")
-        found = tables.shown(adapter)["accuracy"]["by_bucket"]
+        found = tables.by_bucket(adapter)
         worst = min(found, key=lambda name: (found[name]["exact"], name))
         share, n = percent(found[worst]["exact"]), found[worst]["n"]
         lines.append(f"{toolset}: weakest on bucket {worst}, {share} exact (n {n:,}).")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from train.card.accuracy import Accuracy
 from train.card.facts import Adapter, Base
-from train.card.measured import lift_tables, ms, number, percent, verdict
+from train.card.measured import ALL, lift_tables, ms, number, percent, verdict, with_interval
 from train.data.importers import find
 from train.data.texts import LICENCES
 
@@ -127,6 +128,7 @@ def losses(adapter: Adapter) -> str:
 def measured(adapter: Adapter) -> str:
     """Suite, machine and commit of a report."""
     report = adapter.report
+    assert report is not None
     machine, suite, how = report["machines"][0], report["suite"], report["settings"]
     of = f" of {suite['of']:,}" if suite.get("of", suite["cases"]) != suite["cases"] else ""
     commit = (report["commit"] or "not recorded")[:12] + (" with uncommitted changes" if report["dirty"] else "")
@@ -158,7 +160,7 @@ def buckets(adapter: Adapter) -> str:
 def runs(adapter: Adapter) -> str:
     """Accuracy, latency and size by runtime and quantization."""
     rows = []
-    for run in (run for run in adapter.report["runs"] if run["accuracy"]):
+    for run in _done(adapter):
         latency, free, parity = run["latency_ms"], run["accuracy_unconstrained"], run["parity"]
         rows.append(
             (
@@ -180,7 +182,7 @@ def runs(adapter: Adapter) -> str:
 
 def not_run(adapter: Adapter) -> list[str]:
     """A line for every run without figures."""
-    absent = [run for run in adapter.report["runs"] if not run["accuracy"]]
+    absent = [run for run in (adapter.report or {"runs": ()})["runs"] if not run["accuracy"]]
     return [f"{run['artifact']} ({run['runtime']}): {run['status']}, {run['reason']}" for run in absent]
 
 
@@ -196,13 +198,45 @@ def lift(adapter: Adapter) -> str:
 
 def shown(adapter: Adapter) -> dict[str, Any]:
     """The run whose buckets are shown."""
-    found: list[dict[str, Any]] = [run for run in adapter.report["runs"] if run["accuracy"]]
+    found = _done(adapter)
     return next((run for run in found if run["artifact"] == PREFERRED), found[0])
+
+
+def by_bucket(adapter: Adapter) -> dict[str, Any]:
+    """The figures of every bucket, with the grammar: of the report's run that is shown, else of the accuracy report."""
+    if adapter.report is not None:
+        return dict(shown(adapter)["accuracy"]["by_bucket"])
+    assert adapter.accuracy is not None
+    return dict(adapter.accuracy.entry["sets"][ALL]["grammar"]["by_bucket"])
+
+
+def sets(found: Accuracy) -> str:
+    """Accuracy by set of cases with n and 95% intervals, with and without the grammar."""
+    rows = []
+    for name, modes in found.entry["sets"].items():
+        label = f"**{name}**" if name == ALL else name
+        rows.append((label, f"{modes['grammar']['n']:,}", *_shares(modes["grammar"]), *_shares(modes["unconstrained"])))
+    return table(("set", "n", "exact, grammar", "tool, grammar", "exact, free", "tool, free"), rows)
+
+
+def calls(found: Accuracy) -> str:
+    """No-call in both directions."""
+    modes = found.entry["sets"][ALL]
+    rows = []
+    for key, what in (("declined", "no tool serves: no call"), ("called", "a tool serves: a call")):
+        cells = [figures and figures[key] for figures in (modes["grammar"], modes["unconstrained"])]
+        if cells[0]:
+            told = (with_interval(cell["share"], cell["ci95"]) if cell else "-" for cell in cells)
+            rows.append((what, f"{cells[0]['n']:,}", *told))
+    return table(("requests", "n", "grammar", "free"), rows)
+
+
+def _done(adapter: Adapter) -> list[dict[str, Any]]:
+    return [run for run in (adapter.report or {"runs": ()})["runs"] if run["accuracy"]]
 
 
 def _shares(entry: dict[str, Any] | None) -> tuple[str, str]:
     if entry is None:
         return "-", "-"
-    cells = [(entry[key], *entry[f"{key}_ci95"]) for key in ("exact", "tool")]
-    exact, tool = (f"{percent(share)} ({100 * low:.0f}-{100 * high:.0f})" for share, low, high in cells)
+    exact, tool = (with_interval(entry[key], entry[f"{key}_ci95"]) for key in ("exact", "tool"))
     return exact, tool
