@@ -40,12 +40,17 @@ class LoopConfig:
     final_fraction: float = 0.1
     precision: str = "bf16"
     """`bf16` (autocast; the weights stay fp32) or `fp32`."""
+    average: float = 0.0
+    """Decay per step of an exponential average of the weights, which is validated and kept in place of the last weights
+    (0.999: the last thousand steps or so); 0: none."""
     log_every: int = 25
     """Steps per line of training loss in ``log.jsonl``."""
 
     def __post_init__(self) -> None:
         if self.precision not in ("bf16", "fp32"):
             raise UserError(f"loop: precision is {self.precision!r}; there are bf16 and fp32")
+        if not 0 <= self.average < 1:
+            raise UserError(f"loop: average is {self.average}; a decay of at least 0 and below 1 is expected")
 
     def rate(self, step: int) -> float:
         """Learning rate of step `step` (from 0)."""
@@ -95,6 +100,7 @@ def fit(
     model.to(config.device)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = make_optimizer(model, config)
+    averaged = average_of(model, config)
     start, best = 0, math.inf
     last = folder / "last.pt"
     if last.is_file():
@@ -103,6 +109,9 @@ def fit(
             raise other_configuration(last)
         load_state(model, state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        if averaged is not None:
+            load_state(averaged.module, state["average"])
+            averaged.n_averaged.fill_(state["step"])
         start, best = state["step"], state["best"]
     batches = [collate(v, window=window, device=config.device) for v in validation]
     with (folder / "log.jsonl").open("a") as log:
@@ -124,6 +133,8 @@ def fit(
             torch.nn.utils.clip_grad_norm_(parameters, config.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            if averaged is not None:
+                averaged.update_parameters(model)
             seen += batch.ids.numel()
             running += float(loss.detach())
             counted += 1
@@ -133,11 +144,13 @@ def fit(
                 event(step=done, loss=round(running / counted, 4), lr=config.rate(step), tokens_per_s=round(speed))
                 running, counted = 0.0, 0
             if done % config.validate_every == 0 or done == config.steps:
-                value = validate(model, batches, config)
-                event(step=done, validation=round(value, 4))
+                kept = model if averaged is None else averaged.module
+                value = validate(kept, batches, config)
+                last_weights = {} if averaged is None else {"last": round(validate(model, batches, config), 4)}
+                event(step=done, validation=round(value, 4), **last_weights)
                 if value < best:
                     best = value
-                    save_state(folder / "best.pt", {"step": done, "validation": value, "model": trainable(model)})
+                    save_state(folder / "best.pt", {"step": done, "validation": value, "model": trainable(kept)})
             if done % config.save_every == 0 or done == config.steps:
                 save_state(
                     last,
@@ -146,6 +159,7 @@ def fit(
                         "best": best,
                         "config": _recipe(config),
                         "model": trainable(model),
+                        "average": None if averaged is None else trainable(averaged.module),
                         "optimizer": optimizer.state_dict(),
                     },
                 )
@@ -184,6 +198,15 @@ def make_optimizer(model: Any, config: LoopConfig) -> torch.optim.AdamW:
     )
 
 
+def average_of(model: Any, config: LoopConfig) -> Any:
+    """The running average of `model`'s weights (`torch.optim.swa_utils.AveragedModel`), or None without `average`."""
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    if not config.average:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.average))
+
+
 def autocast(config: LoopConfig) -> torch.autocast:
     """The precision of the forward pass."""
     import torch
@@ -212,7 +235,7 @@ def other_configuration(path: Path) -> UserError:
     return UserError(f"{path}: made with another configuration; resume with that one, or choose another folder")
 
 
-_UNSAID = {"precision": "bf16"}
+_UNSAID = {"precision": "bf16", "average": 0.0}
 """What states saved before a setting existed were trained with."""
 
 

@@ -387,6 +387,11 @@ def test_what_a_backend_cannot_do_is_told_before_it_starts(
         availability.check(config)
 
 
+def test_averaged_weights_are_the_packed_backends_alone() -> None:
+    with pytest.raises(UserError, match="average: only backend packed can, not trl"):
+        availability.check(replace(CONFIG, backend="trl", loop=replace(LOOP, average=0.9)))
+
+
 def test_a_precision_that_is_none_is_refused() -> None:
     with pytest.raises(UserError, match="precision is 'fp16'; there are bf16 and fp32"):
         replace(LOOP, precision="fp16")

@@ -42,8 +42,11 @@ class Interrupted(Exception):
     pass
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    config = LoopConfig(steps=6, learning_rate=1e-3, warmup=2, validate_every=3, save_every=2, threads=1)
+@pytest.mark.parametrize("average", [0.0, 0.7])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, average: float) -> None:
+    config = LoopConfig(
+        steps=6, learning_rate=1e-3, warmup=2, validate_every=3, save_every=2, threads=1, average=average
+    )
     whole = small_model()
     fit(whole, rows, [rows(100)], tmp_path / "whole", config, trainable=state)
 
@@ -71,6 +74,29 @@ def test_the_best_state_is_kept_not_the_last(tmp_path: Path) -> None:
     events = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     losses = {e["step"]: e["validation"] for e in events if "validation" in e}
     assert result["step"] == min(losses, key=lambda s: losses[s]) != 40
+
+
+def test_an_average_of_the_weights_is_what_is_validated_and_kept(tmp_path: Path) -> None:
+    def weights(folder: str, **settings: Any) -> dict[str, Any]:
+        config = LoopConfig(learning_rate=1e-3, warmup=1, validate_every=1, save_every=9, threads=1, **settings)
+        model = small_model()
+        fit(model, rows, [rows(100)], tmp_path / folder, config, trainable=state)
+        return state(model)
+
+    one, two = (weights(str(n), steps=n, final_fraction=1.0) for n in (1, 2))
+    kept = weights("averaged", steps=2, final_fraction=1.0, average=0.75)
+    for name in one:
+        torch.testing.assert_close(kept[name], 0.75 * one[name] + 0.25 * two[name], msg=name)
+    events = [json.loads(line) for line in (tmp_path / "averaged" / "log.jsonl").read_text().splitlines()]
+    first, second = (e for e in events if "validation" in e)
+    assert first["validation"] == first["last"]
+    assert second["validation"] != second["last"]
+
+
+@pytest.mark.parametrize("average", [1.0, -0.1])
+def test_an_average_without_end_is_refused(average: float) -> None:
+    with pytest.raises(UserError, match="below 1"):
+        LoopConfig(steps=1, learning_rate=1e-3, average=average)
 
 
 def test_another_configuration_does_not_resume(tmp_path: Path) -> None:

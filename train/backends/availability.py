@@ -95,6 +95,8 @@ def check(config: LoraConfig) -> None:
     name, needs, device = config.backend, NEEDS[config.backend], config.loop.device
     if needs.devices and device not in needs.devices:
         raise UserError(f"backend {name}: trains on {', '.join(needs.devices)}, not on {device}; set --device")
+    if config.loop.average and name != "packed":
+        raise UserError(f"loop: average: only backend packed can, not {name}; leave it out")
     if config.load_in_4bit and not (needs.four_bit and device == "cuda"):
         able = " and ".join(n for n, other in NEEDS.items() if other.four_bit)
         raise UserError(f"load_in_4bit: only {able} can, on cuda; not {name} on {device}")
