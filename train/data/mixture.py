@@ -12,15 +12,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from router.cases import Case
 from router.render import user_turn
-from router.toolset import Call, Schema, Tool, Toolset
+from router.toolset import Call, Tool, Toolset
 from train.data.corpus import Corpus, realise
+from train.data.disguise import Disguise, disguise, optional
 from train.data.invented import Invented
 from train.data.lexicon import Lexicon
-from train.data.sources import snake
 from train.data.synthetic import Store
 from train.data.words import Words
 
@@ -82,15 +81,15 @@ class Mixture:
         few = max(1, min(len(toolset.tools), rng.randint(2, 7)))
         tools = rng.sample(toolset.tools, few if len(toolset.tools) > 8 or rng.random() < 0.4 else len(toolset.tools))
         plain = rng.random() < 0.4
-        disguised = {t.name: (t, {}) if plain else _disguise(t, t, rng) for t in tools}
-        if len({tool.name for tool, _ in disguised.values()}) < len(tools):
-            disguised = {t.name: (t, {}) for t in tools}
+        disguised = {t.name: Disguise(t) if plain else disguise(t, t, rng) for t in tools}
+        if len({d.tool.name for d in disguised.values()}) < len(tools):
+            disguised = {t.name: Disguise(t) for t in tools}
         made: list[tuple[str, list[Call]]] = []
         for case in rng.sample(cases, min(len(cases), 8 * rows)):
             if len(made) < rows and all(call.name in disguised for call in case.calls):
-                calls = [_rename(call, disguised[call.name]) for call in case.calls]
+                calls = [disguised[call.name].call(call) for call in case.calls]
                 made.append((user_turn(toolset, case.user, case.context), calls))
-        return Block(dataclasses.replace(toolset, tools=tuple(tool for tool, _ in disguised.values())), made)
+        return Block(dataclasses.replace(toolset, tools=tuple(d.tool for d in disguised.values())), made)
 
     def _stray(self, rng: random.Random) -> str:
         corpus = rng.choice(self.corpora)
@@ -108,44 +107,35 @@ class Mixture:
             domains.setdefault(_domain(name), name)
         chosen = list(domains.values())[:count]
         others = [n for n in requests if n is None or _domain(n) not in map(_domain, chosen)]
-        declared = {n: _optional(corpus.tools[n]) if loose else corpus.tools[n] for n in chosen}
-        wordings = [corpus.tools, *corpus.renames]
-        renamed = {n: _disguise(tool, rng.choice(wordings).get(n, tool), rng) for n, tool in declared.items()}
-        toolset = Toolset(corpus.name, _distinct([tool for tool, _ in renamed.values()]))
-        if len(toolset.tools) < len(chosen):
-            renamed = {n: (tool, {}) for n, tool in declared.items()}
-            toolset = Toolset(corpus.name, tuple(declared.values()))
         made: list[tuple[str, list[Call]]] = []
         while len(made) < rows:
+            source, request = corpus, rng.choice(requests[rng.choice(chosen)])
             if rng.random() < 0.15:
-                other = rng.choice(self.corpora)
-                if other is not corpus:
-                    made.append((realise(other, rng.choice(other.requests), rng, swap=self.swap)[0], []))
+                source = rng.choice(self.corpora)
+                if source is corpus and not others:
                     continue
-                if not others:
-                    continue
-                unserved = rng.choice(requests[rng.choice(others)])
-                made.append((realise(corpus, unserved, rng, swap=self.swap)[0], []))
-                continue
-            request = rng.choice(requests[rng.choice(chosen)])
-            text, calls = realise(corpus, request, rng, swap=self.swap)
-            made.append((text, [_rename(c, renamed[c.name]) for c in calls]))
-        return Block(toolset, made)
+                request = rng.choice(source.requests if source is not corpus else requests[rng.choice(others)])
+            text, calls = realise(source, request, rng, swap=self.swap)
+            made.append((text, calls if request.tool in chosen and source is corpus else []))
+        said = {call.name: set[str]() for _, calls in made for call in calls}
+        for _, calls in made:
+            for call in calls:
+                said[call.name] |= call.arguments.keys()
+        wordings = [corpus.tools, *corpus.renames]
+        declared = {n: optional(corpus.tools[n]) if loose else corpus.tools[n] for n in chosen}
+        disguised = {
+            n: disguise(tool, rng.choice(wordings).get(n, tool), rng, used=said.get(n, ()))
+            for n, tool in declared.items()
+        }
+        if len({d.tool.name for d in disguised.values()}) < len(chosen):
+            disguised = {n: Disguise(_plain(tool)) for n, tool in declared.items()}
+        toolset = Toolset(corpus.name, _distinct([d.tool for d in disguised.values()]))
+        return Block(toolset, [(text, [disguised[c.name].call(c) for c in calls]) for text, calls in made])
 
 
 def _domain(name: str) -> str:
     """`find_events.events_2` -> `events`: services of a domain serve one another's requests. Else the name itself."""
     return re.sub(r"_\d+$", "", name.rpartition(".")[2])
-
-
-def _rename(call: Call, to: tuple[Tool, dict[str, str]]) -> Call:
-    tool, names = to
-    return Call(tool.name, {names.get(k, k): v for k, v in call.arguments.items()})
-
-
-def _optional(tool: Tool) -> Tool:
-    """`tool` with nothing required."""
-    return dataclasses.replace(tool, parameters=dataclasses.replace(tool.parameters, required=()))
 
 
 def _distinct(tools: Sequence[Tool]) -> tuple[Tool, ...]:
@@ -154,33 +144,3 @@ def _distinct(tools: Sequence[Tool]) -> tuple[Tool, ...]:
 
 def _plain(tool: Tool) -> Tool:
     return dataclasses.replace(tool, name=tool.name.split(".")[0])
-
-
-def _disguise(tool: Tool, variant: Tool, rng: random.Random) -> tuple[Tool, dict[str, str]]:
-    """`tool` under `variant`'s names in a random case style, some descriptions left out; old -> new parameter names."""
-    style = rng.choices(["snake", "camel", "pascal"], weights=[8, 1, 1])[0]
-    name = _style(snake(variant.name.split(".")[0]), style)
-    mapping = {
-        old: _style(snake(new), "camel" if style == "pascal" else style)
-        for old, new in zip(tool.parameters.properties, variant.parameters.properties, strict=True)
-    }
-    if len(set(mapping.values())) != len(mapping):
-        mapping = {old: old for old in mapping}
-    keep = rng.random()
-    properties: dict[str, Schema] = {}
-    for (old, schema), other in zip(
-        tool.parameters.properties.items(), variant.parameters.properties.values(), strict=True
-    ):
-        text = other.description if keep < 0.6 or (keep < 0.8 and rng.random() < 0.5) else None
-        properties[mapping[old]] = dataclasses.replace(schema, description=text)
-    required = tuple(mapping[k] for k in tool.parameters.required)
-    changes: dict[str, Any] = {"properties": properties, "required": required}
-    return Tool(name, variant.description, dataclasses.replace(tool.parameters, **changes)), mapping
-
-
-def _style(name: str, style: str) -> str:
-    if style == "snake":
-        return name
-    first, *rest = name.split("_")
-    head = first if style == "camel" else first.capitalize()
-    return head + "".join(p.capitalize() for p in rest)
