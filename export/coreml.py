@@ -38,6 +38,8 @@ DEFAULT_QUANTS = ("fp32", "fp16")
 PACKAGE = "model.mlpackage"
 CONTEXT_LENGTH = 2048
 """Positions that the cache holds unless more are asked for; every one costs state memory, used or not."""
+_RANDOM = 1024
+"""Random tokens for a checkpoint without a window."""
 ROOM = 512
 """Positions left behind the toolset's prompt when that alone makes the cache larger."""
 
@@ -113,8 +115,9 @@ def _prompts(source: Checkpoint, toolset: Toolset) -> list[list[int]]:
 
 
 def _random_tokens(source: Checkpoint, capacity: int) -> list[int]:
-    """Random tokens past the sliding window: what the network will hardly see."""
-    count = min(capacity, int(source.config["sliding_window"]) + 64)
+    """Random tokens, past the sliding window if there is one: what the network will hardly see."""
+    local = "sliding_attention" in source.config["layer_types"]
+    count = min(capacity, int(source.config["sliding_window"]) + 64 if local else _RANDOM)
     return random.Random(0).choices(range(source.vocab_size), k=count)
 
 

@@ -97,14 +97,16 @@ def add_parameters(writer: GGUFWriter, source: Checkpoint) -> None:
     writer.add_value_length(int(config["head_dim"]))
     writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
     writer.add_rope_freq_base(float(config["rope_theta"]))
-    writer.add_rope_freq_base_swa(float(config.get("rope_local_base_freq", 10_000.0)))
-    writer.add_sliding_window(int(config["sliding_window"]))
     if scaling := _rope_scaling(config):
         from gguf import RopeScalingType
 
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(float(scaling["factor"]))
     local = _local_layers(config)
+    if not any(local):
+        return  # without a window llama.cpp has one kind of layer and one cache
+    writer.add_rope_freq_base_swa(float(config.get("rope_local_base_freq", 10_000.0)))
+    writer.add_sliding_window(int(config["sliding_window"]))
     if local != [(i + 1) % 6 != 0 for i in range(layers)]:  # what llama.cpp assumes when nothing is said
         writer.add_sliding_window_pattern(local)
 

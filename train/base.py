@@ -18,6 +18,7 @@ from train.base_rows import make_mixture, stage_rows, tokenizer_lines
 from train.init import init_for_copying
 from train.loop import LoopConfig, fit
 from train.plot import plot_loss
+from train.vectors import WordVectors, directions, embed, piece_vectors
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class BaseConfig:
     folder: Path
     """Where the configuration lies."""
     seed: int = 0
+    vectors: WordVectors | None = None
+    """Word vectors that the embedding starts from, and whose frequent words the tokenizer keeps whole."""
     start: str | None = None
     """A base to go on from (shape and tokenizer are its), a folder relative to the working directory; None: none."""
 
@@ -62,11 +65,11 @@ def gemma3_config(shape: dict[str, Any], vocab_size: int) -> Any:
     settled = {"vocab_size": vocab_size, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
     for key in sorted(settled.keys() & shape.keys()):
         raise UserError(f"the configuration's model: {key} follows from the tokenizer; leave it out")
-    layers = int(shape["num_hidden_layers"])
+    layers, pattern = int(shape["num_hidden_layers"]), int(shape.get("sliding_window_pattern", 6))
     usual = {
         "max_position_embeddings": 32768,
         "sliding_window": 512,
-        "layer_types": ["full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in range(layers)],
+        "layer_types": ["full_attention" if (i + 1) % pattern == 0 else "sliding_attention" for i in range(layers)],
         "query_pre_attn_scalar": shape["head_dim"],
         "rope_theta": 1_000_000.0,
         "rope_local_base_freq": 10_000.0,
@@ -158,7 +161,14 @@ def _train_stage(
     else:
         tokenizer = _tokenizer(config, data, target)
         model = Gemma3ForCausalLM(gemma3_config(config.model, tokenizer.vocab_size))
-        init_for_copying(model)
+        meaning = (
+            None
+            if config.vectors is None
+            else directions(config.vectors, model.config.hidden_size, free=model.config.head_dim // 2)
+        )
+        init_for_copying(model, meaning=meaning)
+        if config.vectors is not None and meaning is not None:
+            embed(model, piece_vectors(tokenizer, config.vectors), meaning)
     rows, validation = stage_rows(config, stage, data, tokenizer, against)
     report(
         {
@@ -196,5 +206,7 @@ def _tokenizer(config: BaseConfig, data: Path, target: Path) -> RouterTokenizer:
                 f"{config.name}: no stage with `weights`; the tokenizer is trained on blocks of such a stage"
             )
         mixture = make_mixture(config, replace(blocks, recipes=()), data)
-        train_tokenizer(tokenizer_lines(mixture), target, vocab_size=config.vocab_size, seed=config.seed)
+        train_tokenizer(
+            tokenizer_lines(mixture, config.vectors), target, vocab_size=config.vocab_size, seed=config.seed
+        )
     return RouterTokenizer.load(target / "tokenizer.json")

@@ -1,8 +1,9 @@
 """``stages.json`` beside a base's weights: what every stage was trained on and which loss it reached.
 
-    {"sources": {corpus: training requests, or null where recipes or dialogues draw on it},
+    {"vectors": {"file", "sha256", "words", "dimensions"}, or null where the embedding began at random,
+     "sources": {corpus: training requests, or null where recipes or dialogues draw on it},
      "stages": [{"name", "steps", "learning_rate", "text", "weights", "recipes", "rows_per_step", "row_tokens", "swap",
-                 "seed", "step", "validation"}]}
+                 "seed", "pointing", "embedding_rate", "average", "step", "validation"}]}
 
 ``step`` and ``validation`` are the chosen checkpoint's; null where no run has left them.
 """
@@ -25,7 +26,7 @@ FILE: Final = "stages.json"
 def write_record(config: BaseConfig, data: Path, folder: Path) -> None:
     """Write ``folder/base/stages.json`` from the stages that were run, behind those of the base that `config` starts
     from. The run is not repeated: a finished one gets its record when the same command is given again."""
-    earlier: dict[str, Any] = {"sources": {}, "stages": []}
+    earlier: dict[str, Any] = {"vectors": None, "sources": {}, "stages": []}
     if config.start is not None and (Path(config.start) / FILE).is_file():
         earlier = json.loads((Path(config.start) / FILE).read_text(encoding="utf-8"))
     sources: dict[str, int | None] = dict(earlier["sources"])
@@ -44,7 +45,14 @@ def write_record(config: BaseConfig, data: Path, folder: Path) -> None:
         stages.append(_stage(stage) | {key: result.get(key) for key in ("step", "validation")})
     path = folder / "base" / FILE
     temporary = path.with_name(f".tmp-{path.name}")
-    temporary.write_text(json.dumps({"sources": sources, "stages": stages}, indent=1) + "\n", encoding="utf-8")
+    known = config.vectors
+    vectors = (
+        {"file": known.name, "sha256": known.sha256, "words": len(known.words), "dimensions": known.dimensions}
+        if known is not None
+        else earlier.get("vectors")
+    )
+    record = {"vectors": vectors, "sources": sources, "stages": stages}
+    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
 
 
@@ -60,4 +68,7 @@ def _stage(stage: Stage) -> dict[str, Any]:
         "row_tokens": stage.row_tokens,
         "swap": stage.swap,
         "seed": stage.seed,
+        "pointing": stage.loop.pointing,
+        "embedding_rate": stage.loop.embedding_rate,
+        "average": stage.loop.average,
     }

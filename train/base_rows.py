@@ -23,9 +23,12 @@ from train.packing import Row, pack
 
 if TYPE_CHECKING:
     from train.base import BaseConfig, Stage
+    from train.vectors import WordVectors
 
 RECIPE_CASES = 12_000
 """Training requests that are drawn of each recipe."""
+COMMON_WORDS = 12_000
+"""Words of `WordVectors` that the tokenizer sees beside the data."""
 _WINDOW = 240
 """Tokens of a document of text, at most."""
 
@@ -63,8 +66,9 @@ def stage_rows(
     return rows, [[block(dev, n, 20)] for n in range(24)]
 
 
-def tokenizer_lines(mixture: Mixture, *, blocks: int = 1500) -> Iterator[str]:
-    """What the tokenizer is trained on: real requests, and prompts and completions of the first blocks."""
+def tokenizer_lines(mixture: Mixture, vectors: WordVectors | None = None, *, blocks: int = 1500) -> Iterator[str]:
+    """What the tokenizer is trained on: real requests, prompts and completions of the first blocks, and the frequent
+    words of `vectors`, so that they become pieces of their own."""
     rng = random.Random(mixture.seed)
     for corpus in mixture.corpora:
         for request in corpus.requests:
@@ -75,14 +79,41 @@ def tokenizer_lines(mixture: Mixture, *, blocks: int = 1500) -> Iterator[str]:
         for text, calls in block.rows:
             yield text
             yield render_completion(calls)
+    if vectors is not None:
+        for row, word in enumerate(vectors.words[:COMMON_WORDS]):
+            yield from [word] * (1 + 80_000 // (row + 100))
 
 
 def encode_block(tokenizer: RouterTokenizer, block: Block, *, limit: int) -> Row:
     """One packed row of a block."""
-    requests = [
-        (tokenizer.request_ids(text), tokenizer.completion_ids(calls)) for text, calls in block.rows if text.strip()
-    ]
-    return pack(tokenizer.prefix_ids(block.toolset), requests, limit=limit)
+    rows = [(text, calls) for text, calls in block.rows if text.strip()]
+    requests = [(tokenizer.request_ids(text), tokenizer.completion_ids(calls)) for text, calls in rows]
+    prefix = tokenizer.prefix_ids(block.toolset)
+    size = [len(tokenizer.encode_text(tool.name)) for tool in block.toolset.tools]
+    order = {tool.name: i for i, tool in enumerate(block.toolset.tools)}
+
+    def places(ids: Sequence[int], control: str, lead: str) -> list[int]:
+        """Where the names begin that follow a control token and some text."""
+        token, before = tokenizer.control_id(control), 1 + len(tokenizer.encode_text(lead))
+        return [i + before for i, found in enumerate(ids) if found == token]
+
+    end = tokenizer.control_id("end_declaration")
+    declared = places(prefix, "start_declaration", "declaration:")
+    return pack(
+        prefix,
+        requests,
+        limit=limit,
+        ends=[i for i, found in enumerate(prefix) if found == end],
+        names=[(first + k, tool) for tool, first in enumerate(declared) for k in range(size[tool])],
+        choices=[
+            [
+                (first - 1 + k, order[call.name])
+                for first, call in zip(places(ids, "start_call", "call:"), calls, strict=True)
+                for k in range(size[order[call.name]])
+            ]
+            for (_, calls), (_, ids) in zip(rows, requests, strict=True)
+        ],
+    )
 
 
 def encode_text(tokenizer: RouterTokenizer, texts: Texts, rng: random.Random, *, limit: int) -> Row:
@@ -111,7 +142,11 @@ def make_mixture(
     words = Words([*texts, *[" ".join(config.words)] * 2])
     words.vocabulary += list(config.words) * 12
     corpora = read_all(data, dev=True) if dev else train
-    made = ("synthetic", "invented", *(("recipes",) if stage.recipes else ()))
+    if config.vectors is None and "matching" in (stage.weights or {}):
+        raise UserError(
+            f"stage {stage.name}: the source `matching` draws on word vectors; give them with --vectors FILE"
+        )
+    made = ("synthetic", "invented", "matching", *(("recipes",) if stage.recipes else ()))
     weights = {
         k: v for k, v in (stage.weights or {}).items() if k in made or any(c.name == k and c.requests for c in corpora)
     }
@@ -123,5 +158,6 @@ def make_mixture(
         weights,
         seed=stage.seed + (1_000_003 if dev else 0),
         swap=0.0 if dev else stage.swap,
+        vectors=config.vectors,
         recipes=[(r.toolset, list(islice(training_cases(r, split, against), RECIPE_CASES))) for r in recipes],  # type: ignore[arg-type]
     )

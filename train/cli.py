@@ -61,6 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     card.add_argument("--lift", type=Path, nargs="+", default=[], help="report.json of bench lift, one per adapter")
     card.add_argument("--accuracy", type=Path, help="report.json of bench accuracy, in place of --report or beside it")
     card.add_argument("--out", type=Path, required=True, help="the file to write, such as README.md")
+    base.add_argument(
+        "--vectors",
+        type=Path,
+        metavar="FILE",
+        help="word vectors that the embedding starts from, such as glove.6B.100d.txt",
+    )
     lora.add_argument("config", type=Path, help="a configs/train/lora-*.yaml file")
     lora.add_argument("--base", required=True, help="a model folder, `seed`, a checkpoint folder, or a hub name")
     lora.add_argument("--data", type=Path, help="folder of the public corpora, for recipes that draw on them")
@@ -83,6 +89,7 @@ def _base(args: argparse.Namespace) -> int:
     from router.cases import load_cases
     from train.backends.availability import check_device
     from train.base import BaseConfig, Stage, train_base
+    from train.vectors import read_vectors
 
     check_device(args.device or "cpu")
     data = read_config(args.config)
@@ -92,7 +99,9 @@ def _base(args: argparse.Namespace) -> int:
         make(Stage, args.config, {**stage, "loop": make_loop(stage.get("loop", {}), args)})
         for stage in data.pop("stages", ())
     )
-    config = make(BaseConfig, args.config, {**data, "stages": stages, "words": words, "folder": folder})
+    vectors = read_vectors(args.vectors) if args.vectors else None
+    given = {"stages": stages, "words": words, "folder": folder, "vectors": vectors}
+    config = make(BaseConfig, args.config, {**data, **given})
     against = [case for path in args.against for case in load_cases(path)]
     only = args.stages.split(",") if args.stages else None
     result = train_base(config, args.data, args.out, _reporter(args), stages=only, against=against)

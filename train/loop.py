@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtimes.errors import UserError
+from train.init import CHOOSING_LAYER, NAMING_LAYER
 from train.packing import IGNORED, Batch, Row, collate, use_packed_attention
+from train.pointing import forget, taught_loss, teach
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +45,10 @@ class LoopConfig:
     average: float = 0.0
     """Decay per step of an exponential average of the weights, which is validated and kept in place of the last weights
     (0.999: the last thousand steps or so); 0: none."""
+    embedding_rate: float = 1.0
+    """What the learning rate of the embedding is multiplied by; below 1 it keeps more of what it started with."""
+    pointing: float = 0.0
+    """Weight of a second loss, by which two attention heads learn where to look (see `train.pointing`); 0: none."""
     log_every: int = 25
     """Steps per line of training loss in ``log.jsonl``."""
 
@@ -101,6 +107,7 @@ def fit(
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = make_optimizer(model, config)
     averaged = average_of(model, config)
+    taught = teach(model, (NAMING_LAYER, CHOOSING_LAYER)) if config.pointing else []
     start, best = 0, math.inf
     last = folder / "last.pt"
     if last.is_file():
@@ -121,15 +128,20 @@ def fit(
             log.flush()
             report(fields)
 
-        began, seen, running, counted = time.monotonic(), 0, 0.0, 0
+        began, seen, running, counted, looked = time.monotonic(), 0, 0.0, 0, [0.0, 0.0]
         for step in range(start, config.steps):
             model.train()
             batch = collate(rows(step), window=window, device=config.device)
             for group in optimizer.param_groups:
-                group["lr"] = config.rate(step)
+                group["lr"] = config.rate(step) * group.get("share", 1.0)
             with autocast(config):
                 loss, _ = batch_loss(model, batch)
-            loss.backward()
+            total = loss
+            for i, module in enumerate(taught):
+                second, hits = taught_loss(module)
+                total = total + config.pointing * second
+                looked[i] += hits
+            total.backward()
             torch.nn.utils.clip_grad_norm_(parameters, config.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -141,8 +153,15 @@ def fit(
             done = step + 1
             if done % config.log_every == 0:
                 speed = seen / (time.monotonic() - began)
-                event(step=done, loss=round(running / counted, 4), lr=config.rate(step), tokens_per_s=round(speed))
-                running, counted = 0.0, 0
+                heads = {"heads": [round(hits / counted, 3) for hits in looked]} if taught else {}
+                event(
+                    step=done,
+                    loss=round(running / counted, 4),
+                    lr=config.rate(step),
+                    tokens_per_s=round(speed),
+                    **heads,
+                )
+                running, counted, looked = 0.0, 0, [0.0, 0.0]
             if done % config.validate_every == 0 or done == config.steps:
                 kept = model if averaged is None else averaged.module
                 value = validate(kept, batches, config)
@@ -163,6 +182,7 @@ def fit(
                         "optimizer": optimizer.state_dict(),
                     },
                 )
+    forget(taught)
     chosen = torch.load(folder / "best.pt", weights_only=False)
     load_state(model, chosen["model"])
     model.config._attn_implementation = before
@@ -185,14 +205,19 @@ def validate(model: Any, batches: Sequence[Batch], config: LoopConfig) -> float:
 
 
 def make_optimizer(model: Any, config: LoopConfig) -> torch.optim.AdamW:
-    """AdamW over what is trainable; vectors (norms) are not decayed."""
+    """AdamW over what is trainable; vectors (norms) are not decayed, nor is an embedding with a rate of its own."""
     import torch
 
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in parameters if p.dim() >= 2]
-    plain = [p for p in parameters if p.dim() < 2]
+    slow = [] if config.embedding_rate == 1 else [model.get_input_embeddings().weight]
+    parameters = [p for p in model.parameters() if p.requires_grad and all(p is not s for s in slow)]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    if slow:
+        groups.append({"params": slow, "weight_decay": 0.0, "share": config.embedding_rate})
     return torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        groups,
         lr=config.learning_rate,
         betas=config.betas,
     )
@@ -235,7 +260,7 @@ def other_configuration(path: Path) -> UserError:
     return UserError(f"{path}: made with another configuration; resume with that one, or choose another folder")
 
 
-_UNSAID = {"precision": "bf16", "average": 0.0}
+_UNSAID = {"precision": "bf16", "average": 0.0, "embedding_rate": 1.0, "pointing": 0.0}
 """What states saved before a setting existed were trained with."""
 
 

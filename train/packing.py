@@ -7,11 +7,13 @@ restart behind the block. A row gives exactly what each request would give alone
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from train.pointing import TAUGHT
 
 if TYPE_CHECKING:
     import torch
@@ -27,16 +29,37 @@ class Row:
     positions: Ints
     segments: Ints
     loss: npt.NDArray[np.bool_]
+    ends: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """(tools,): where in the block each declaration ends."""
+    names: Ints = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
+    """(pieces, 2): where in the block the pieces of tools' names are, and whose."""
+    choices: Ints = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
+    """(pieces, 2): where a piece of a tool's name comes next, and which tool of `ends` that is."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
-def pack(prefix: Sequence[int], requests: Sequence[tuple[Sequence[int], Sequence[int]]], *, limit: int) -> Row:
+Choices = Sequence[tuple[int, int]]
+"""Places in a completion behind which a piece of a tool's name comes, and which tool it is."""
+
+
+def pack(
+    prefix: Sequence[int],
+    requests: Sequence[tuple[Sequence[int], Sequence[int]]],
+    *,
+    limit: int,
+    ends: Sequence[int] = (),
+    names: Sequence[tuple[int, int]] = (),
+    choices: Sequence[Choices] = (),
+) -> Row:
     """Pack `(request ids, completion ids)` pairs behind `prefix`, as many as fit into `limit` tokens.
 
-    The loss is on the completion alone: the position before each completion token predicts it.
+    The loss is on the completion alone: the position before each completion token predicts it. `ends` are the places in
+    `prefix` where declarations end, `names` those of the pieces of names with the tool's number, `choices` goes with
+    `requests`.
     """
+    chosen: list[tuple[int, int]] = []
     ids = list(prefix)
     positions = list(range(len(prefix)))
     segments = [0] * len(prefix)
@@ -45,12 +68,22 @@ def pack(prefix: Sequence[int], requests: Sequence[tuple[Sequence[int], Sequence
         fed = [*request, *completion[:-1]]
         if len(ids) + len(fed) + 1 > limit:
             break
+        if choices:
+            chosen += [(len(ids) + len(request) + place, tool) for place, tool in choices[number - 1]]
         ids += [*request, *completion]
         count = len(request) + len(completion)
         positions += range(len(prefix), len(prefix) + count)
         segments += [number] * count
         loss += [False] * (len(request) - 1) + [True] * len(completion) + [False]
-    return Row(np.array(ids), np.array(positions), np.array(segments), np.array(loss))
+    return Row(
+        np.array(ids),
+        np.array(positions),
+        np.array(segments),
+        np.array(loss),
+        np.array(ends, dtype=np.int64),
+        np.array(names, dtype=np.int64).reshape(-1, 2),
+        np.array(chosen, dtype=np.int64).reshape(-1, 2),
+    )
 
 
 ROOM = 64
@@ -82,6 +115,16 @@ class Layout:
     """(prefix, prefix): what is added to the block's attention scores; -inf where one may not look."""
     behind: torch.Tensor
     """(tokens behind the block, prefix + longest): the same for requests, over the block and the own request."""
+    ends: torch.Tensor
+    """(tools,): where declarations end."""
+    named: torch.Tensor
+    """(pieces,): where the pieces of the declared names are."""
+    owner: torch.Tensor
+    """(pieces,): which tool of `ends` has that name."""
+    asked: torch.Tensor
+    """(pieces,): where a piece of a tool's name comes next."""
+    right: torch.Tensor
+    """(pieces,): which tool of `ends` it is."""
 
 
 @dataclass
@@ -165,6 +208,10 @@ def _layout(row: Row, width: int, window: int | None, device: str) -> Layout:
         torch.from_numpy(which * longest + own).to(device),
         bias(place, place, True),
         torch.cat([bias(own + block, place, (place < block)[None, :]), bias(own, slot, True)], dim=1),
+        *(
+            torch.from_numpy(found).to(device)
+            for found in (row.ends, *row.names.T.copy(), row.choices[:, 0] + start - block, row.choices[:, 1].copy())
+        ),
     )
 
 
@@ -186,6 +233,8 @@ def attend(
     import torch
 
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if teach := getattr(module, TAUGHT, None):
+        module.taught = [teach(query[i, 0] * scale, key[i, 0], layout) for i, layout in enumerate(attention_mask)]
     rows = [_attend_row(query[i] * scale, key[i], value[i], layout) for i, layout in enumerate(attention_mask)]
     return torch.stack(rows).transpose(1, 2).contiguous(), None
 

@@ -140,8 +140,9 @@ def test_the_same_twice(tiny: Checkpoint, kiwi: Toolset, written: Writer, tmp_pa
         {"tie_word_embeddings": False},
         {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
         {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64, "sliding_window_pattern": 2},
+        {"sliding_window_pattern": 1},  # no window at all
     ],
-    ids=["odd", "untied", "rope-scaled", "pattern-2"],
+    ids=["odd", "untied", "rope-scaled", "pattern-2", "pattern-1"],
 )
 def test_other_shapes_compute_the_same(
     tiny: Checkpoint, kiwi: Toolset, tmp_path: Path, changes: dict[str, Any]

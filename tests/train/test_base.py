@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -20,6 +21,7 @@ from train.base_rows import encode_text, make_mixture  # noqa: E402
 from train.data import texts  # noqa: E402
 from train.data.texts import Texts  # noqa: E402
 from train.loop import LoopConfig  # noqa: E402
+from train.vectors import WordVectors  # noqa: E402
 
 SHAPE = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 5, "num_attention_heads": 4,
          "num_key_value_heads": 1, "head_dim": 16}  # fmt: skip
@@ -168,3 +170,30 @@ def test_a_shape_may_say_what_is_otherwise_usual() -> None:
     assert own.layer_types == usual.layer_types
     with pytest.raises(UserError, match="bos_token_id follows from the tokenizer"):
         gemma3_config({**SHAPE, "bos_token_id": 5}, 300)
+
+
+def test_every_layer_may_be_global() -> None:
+    shape = {**SHAPE, "sliding_window_pattern": 1}
+    assert set(gemma3_config(shape, 300).layer_types) == {"full_attention"}
+    assert gemma3_config(shape, 300).sliding_window_pattern == 1  # llama.cpp's converter reads it
+
+
+def test_a_base_may_start_from_word_vectors(tmp_path: Path, corpora: Path, config: BaseConfig) -> None:
+    rng = np.random.default_rng(0)
+    known = WordVectors(("verb", "play", "rate", "name"), np.linalg.qr(rng.normal(size=(12, 12)))[0][:4], "v.txt", "0")
+    loop = replace(config.stages[1].loop, pointing=1.0, embedding_rate=0.5, average=0.9)
+    deeper = replace(
+        config, model={**SHAPE, "num_hidden_layers": 6}, vectors=known, stages=[replace(config.stages[1], loop=loop)]
+    )
+    train_base(deeper, corpora, tmp_path / "out", quiet)
+    record = json.loads((tmp_path / "out" / "base" / "stages.json").read_text())
+    assert record["vectors"]["words"] == 4
+    assert (record["stages"][0]["pointing"], record["stages"][0]["embedding_rate"]) == (1.0, 0.5)
+    log = [json.loads(line) for line in (tmp_path / "out" / "tools" / "run" / "log.jsonl").read_text().splitlines()]
+    assert any("last" in line for line in log)
+
+
+def test_matching_needs_word_vectors(tmp_path: Path, corpora: Path, config: BaseConfig) -> None:
+    stage = replace(config.stages[1], weights={"matching": 1.0}, recipes=())
+    with pytest.raises(UserError, match="`matching` draws on word vectors; give them with --vectors FILE"):
+        train_base(replace(config, stages=[stage]), corpora, tmp_path / "out", quiet)

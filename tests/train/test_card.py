@@ -124,6 +124,14 @@ def test_the_committed_card_is_what_the_command_gives(monkeypatch: pytest.Monkey
     assert card(facts, Path("models/seed")) == written, "run `make docs`"
 
 
+def test_word_vectors_that_the_base_began_with_are_named(model: Path, report: Path) -> None:
+    assert "The embedding started" not in text_of(model, report)
+    vectors = {"file": "glove.txt", "sha256": "abc", "words": 60_000, "dimensions": 100}
+    edit(model / "base" / "stages.json", lambda d: d.update(vectors=vectors))
+    said = "The embedding started from the 100-dimensional vectors of 60,000 words in `glove.txt` (sha256 `abc`)."
+    assert said in text_of(model, report)
+
+
 def test_every_section_says_what_the_files_say(model: Path, report: Path) -> None:
     (model / "card.yaml").write_text("license: apache-2.0\nlanguage: en\nabout: What it is.\nlimits: Not for pilots.\n")
     text = text_of(model, report)

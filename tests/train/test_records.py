@@ -7,6 +7,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from router.cases import Case
 from router.toolset import Call
 from train.base import BaseConfig, Stage
@@ -16,6 +18,7 @@ from train.data.recipe import load_recipe
 from train.data.summary import origins, tally
 from train.data_cli import build_data
 from train.loop import LoopConfig
+from train.vectors import WordVectors
 
 CASES = [
     Case("a", "play", calls=(Call("play", {"artist": "é"}),)),
@@ -85,6 +88,10 @@ def base(folder: Path) -> BaseConfig:
 
 def test_the_stages_that_were_run_are_recorded(tmp_path: Path) -> None:
     config = base(tmp_path)
+    known = WordVectors(("film", "rain"), np.eye(2, dtype=np.float32), "glove.txt", "abc")
+    write_record(replace(config, vectors=known), tmp_path / "corpora", tmp_path / "out")
+    vectors = {"file": "glove.txt", "sha256": "abc", "words": 2, "dimensions": 2}
+    assert json.loads((tmp_path / "out" / "base" / "stages.json").read_text())["vectors"] == vectors
     write_record(config, tmp_path / "corpora", tmp_path / "out")
     record = json.loads((tmp_path / "out" / "base" / "stages.json").read_text())
     code, tools = record["stages"]
@@ -92,8 +99,9 @@ def test_the_stages_that_were_run_are_recorded(tmp_path: Path) -> None:
     assert tools == {
         "name": "tools", "steps": 4, "learning_rate": 1e-3, "text": [], "weights": {"recipes": 0.5, "synthetic": 0.5},
         "recipes": ["recipe.yaml"], "rows_per_step": 2, "row_tokens": 1280, "swap": 0.5, "seed": 4, "step": 3,
-        "validation": 0.25,
+        "validation": 0.25, "pointing": 0.0, "embedding_rate": 1.0, "average": 0.0,
     }  # fmt: skip
+    assert record["vectors"] is None
     assert record["sources"] == {"clinc150": None}, "SNIPS is there, but no stage that was run drew on it"
 
     said = (replace(config.stages[0], text=["utterances"]),)

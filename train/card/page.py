@@ -87,11 +87,22 @@ def _base(base: Base, place: Path) -> list[str]:
     return [
         "## How the base was trained",
         tables.stages(base),
-        "Blocks are tool declarations with requests; `synthetic` and `invented` ones are made up, tools and all. "
-        "Losses of text are per token, of blocks per completion token.",
+        _vectors(base.stages.get("vectors")),
+        "Blocks are tool declarations with requests; `synthetic`, `invented` and `matching` ones are made up, tools "
+        "and all. Losses of text are per token, of blocks per completion token.",
         tables.sources(list(found), found, kinds) if found or kinds else "",
         _pictures(base.pictures, "Loss of the base", place),
     ]
+
+
+def _vectors(vectors: dict[str, Any] | None) -> str:
+    """Where the embedding began, if not at random."""
+    if vectors is None:
+        return ""
+    return (
+        f"The embedding started from the {vectors['dimensions']}-dimensional vectors of {vectors['words']:,} words in "
+        f"`{vectors['file']}` (sha256 `{vectors['sha256']}`)."
+    )
 
 
 def _adapter(adapter: Adapter, place: Path, *, alone: bool) -> list[str]:

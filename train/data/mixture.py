@@ -20,8 +20,10 @@ from train.data.corpus import Corpus, realise
 from train.data.disguise import Disguise, disguise, optional
 from train.data.invented import Invented
 from train.data.lexicon import Lexicon
+from train.data.matching import Matching, Thesaurus
 from train.data.synthetic import Store
 from train.data.words import Words
+from train.vectors import WordVectors
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Mixture:
     seed: int = 0
     swap: float = 0.5
     recipes: Sequence[tuple[Toolset, Sequence[Case]]] = ()
+    vectors: WordVectors | None = None
+    """For the source ``matching``."""
 
     def block(self, number: int, *, rows: int) -> Block:
         """Block `number`, with `rows` requests."""
@@ -65,6 +69,10 @@ class Mixture:
         if name == "invented":
             made_up = Invented(rng, self.lexicon)
             return Block(Toolset("invented", tuple(made_up.tools)), [made_up.request(rng) for _ in range(rows)])
+        if name == "matching":
+            assert self.thesaurus is not None
+            matching = Matching(rng, self.thesaurus)
+            return Block(Toolset("matching", tuple(matching.tools)), [matching.request(rng) for _ in range(rows)])
         if name == "recipes":
             return self._from_recipe(rng, rows)
         corpus = next(c for c in self.corpora if c.name == name)
@@ -74,6 +82,10 @@ class Mixture:
     def lexicon(self) -> Lexicon:
         """Words and slot values for invented services."""
         return Lexicon(self.words, self.corpora)
+
+    @cached_property
+    def thesaurus(self) -> Thesaurus | None:
+        return Thesaurus(self.vectors) if self.vectors is not None else None
 
     def _from_recipe(self, rng: random.Random, rows: int) -> Block:
         """Some of a recipe's tools, as they are or under other case styles with descriptions left out."""

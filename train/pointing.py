@@ -1,0 +1,79 @@
+"""Two attention heads that are taught where to look, so that a small model learns early to choose a tool.
+
+What a request asks for and what a declaration offers meet in one place: where a tool's name comes next, attention has
+to go to the declaration that fits. Left to itself, a model of a few million parameters finds that out after many
+million tokens, if at all (it first learns which names are frequent). So the first head of one layer learns to look from
+there at the end of the right declaration, which has all of it behind, and the first head of an earlier layer to look
+from the end of a declaration at the name it began with. Liu et al. 2016 ("Neural Machine Translation with Supervised
+Attention") teach alignments so. Nothing of it is left in the model but its weights.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from runtimes.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from train.packing import Layout
+
+TAUGHT = "taught_by"
+"""Attribute of an attention module: the function that scores its first head; its results are left in `taught`."""
+
+
+def naming(query: torch.Tensor, key: torch.Tensor, layout: Layout) -> tuple[torch.Tensor, float, int]:
+    """From the ends of declarations at the pieces of their names: summed loss, hits and count.
+
+    `query` (scaled) and `key` are one head's, of shape (tokens, dim). The loss is minus the logarithm of what falls on
+    the own name out of what falls on all names before.
+    """
+    import torch
+
+    if not len(layout.ends):
+        return query.new_zeros(()).float(), 0.0, 0
+    scores = (query[layout.ends] @ key[layout.named].T).float()
+    scores = scores.masked_fill(layout.named[None, :] > layout.ends[:, None], -torch.inf)
+    own = layout.owner[None, :] == torch.arange(len(layout.ends), device=scores.device)[:, None]
+    mass = scores.log_softmax(-1).masked_fill(~own, -torch.inf).logsumexp(-1)
+    return -mass.sum(), float((mass.exp() > 0.5).sum()), len(mass)
+
+
+def choosing(query: torch.Tensor, key: torch.Tensor, layout: Layout) -> tuple[torch.Tensor, float, int]:
+    """From where a piece of a name comes next at the end of the right declaration: summed loss, hits and count."""
+    import torch
+
+    if not len(layout.asked):
+        return query.new_zeros(()).float(), 0.0, 0
+    scores = (query[layout.asked] @ key[layout.ends].T).float()
+    loss = torch.nn.functional.cross_entropy(scores, layout.right, reduction="sum")
+    return loss, float((scores.argmax(-1) == layout.right).sum()), len(layout.right)
+
+
+def teach(model: Any, layers: tuple[int, int]) -> list[Any]:
+    """Have the attention of two layers scored, by `naming` and by `choosing`; returns those modules. `UserError` where
+    the model has too few."""
+    core = model.get_base_model() if hasattr(model, "get_base_model") else model
+    found = core.model.layers
+    if len(found) <= max(layers):
+        raise UserError(f"pointing needs at least {max(layers) + 1} layers; the model has {len(found)}")
+    modules = [found[layer].self_attn for layer in layers]
+    for module, score in zip(modules, (naming, choosing), strict=True):
+        setattr(module, TAUGHT, score)
+    return modules
+
+
+def forget(modules: list[Any]) -> None:
+    """Undo `teach`."""
+    for module in modules:
+        delattr(module, TAUGHT)
+        if hasattr(module, "taught"):
+            del module.taught
+
+
+def taught_loss(module: Any) -> tuple[torch.Tensor, float]:
+    """Mean loss of the last forward pass, and the share that looked right; zeros where nothing was asked."""
+    count = sum(n for _, _, n in module.taught)
+    total = sum(loss for loss, _, _ in module.taught)
+    return total / max(1, count), sum(hits for _, hits, _ in module.taught) / max(1, count)
