@@ -20,6 +20,9 @@ LOOP: Final[dict[str, Any]] = {
 }  # fmt: skip
 """What a configuration's ``loop`` need not say: rates for a base of a few million parameters."""
 
+QUANTIZE: Final = ("none", "q8_0", "q4_0")
+"""What `LoraConfig.quantize` knows: nothing, or GGUF's name of the blocks that the export will have."""
+
 
 @dataclass(frozen=True)
 class LoraConfig:
@@ -46,6 +49,14 @@ class LoraConfig:
     """Compute activations again instead of keeping them (trl, unsloth)."""
     load_in_4bit: bool = False
     """Train over the base's weights in 4 bits (trl, unsloth; CUDA)."""
+    quantize: str = "none"
+    """Train under the rounding of a GGUF export, q8_0 or q4_0 (packed; see `train.backends.quantized`)."""
+
+    def __post_init__(self) -> None:
+        if self.quantize not in QUANTIZE:
+            raise UserError(f"quantize is {self.quantize!r}; there are {', '.join(QUANTIZE)}")
+        if self.quantize != "none" and self.dropout:
+            raise UserError(f"quantize: {self.quantize} leaves no place for dropout; set dropout: 0")
 
 
 def train_lora(

@@ -157,6 +157,12 @@ def test_every_section_says_what_the_files_say(model: Path, report: Path) -> Non
     assert "was still falling" in text, "the committed run's best step is its last"
 
 
+def test_an_adapter_that_was_trained_for_a_quantization_says_so(model: Path, report: Path) -> None:
+    assert "trained under" not in text_of(model, report)
+    edit(model / "adapter-kiwi" / "training.json", lambda d: d["config"].update(quantize="q4_0"))
+    assert "| trained under | the rounding of GGUF's q4_0 |" in text_of(model, report)
+
+
 def test_accuracy_by_bucket_has_n_and_intervals_with_and_without_the_grammar(model: Path, report: Path) -> None:
     (adapter,) = read_facts(model, [report], []).adapters
     lines = buckets(adapter).splitlines()

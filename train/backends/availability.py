@@ -27,6 +27,8 @@ class Needs:
     devices: tuple[str, ...]
     """Values of ``--device`` that it takes, its default first."""
     four_bit: bool = False
+    quantize: bool = False
+    """Whether it can train under the rounding of an export."""
     note: str = ""
     """What is told about it whether it is there or not."""
 
@@ -34,7 +36,7 @@ class Needs:
 _TRAIN = 'pip install "edgecall[train]"'
 
 NEEDS: dict[str, Needs] = {
-    "packed": Needs(("peft", "transformers", "torch"), _TRAIN, "torch", ("cpu", "cuda", "mps")),
+    "packed": Needs(("peft", "transformers", "torch"), _TRAIN, "torch", ("cpu", "cuda", "mps"), quantize=True),
     "trl": Needs(
         ("trl", "peft", "datasets", "accelerate", "transformers", "torch"),
         _TRAIN,
@@ -100,6 +102,9 @@ def check(config: LoraConfig) -> None:
     if config.load_in_4bit and not (needs.four_bit and device == "cuda"):
         able = " and ".join(n for n, other in NEEDS.items() if other.four_bit)
         raise UserError(f"load_in_4bit: only {able} can, on cuda; not {name} on {device}")
+    if config.quantize != "none" and not needs.quantize:
+        able = " and ".join(n for n, other in NEEDS.items() if other.quantize)
+        raise UserError(f"quantize: {config.quantize} is for backend {able}, not {name}; set quantize: none")
     found = availability(name)
     if not found.available:
         raise UnavailableError(f"backend {name}: {found.reason}; {found.fix}")

@@ -74,6 +74,8 @@ def claim(run: Path, config: LoraConfig, toolset: Toolset, train: Sequence[Case]
     settings = asdict(config)
     for name in ("device", "threads", "log_every", "steps"):
         del settings["loop"][name]
+    if config.quantize == "none":  # unsaid, so that a run from before it was a setting goes on
+        del settings["quantize"]
     recipe = {"config": settings, "toolset": toolset.sha256, "data": digest(train)}
     text = json.dumps(recipe, indent=1) + "\n"
     path = run / RECIPE

@@ -193,6 +193,7 @@ def validate(net: Any, batches: Sequence[Batch]) -> float:
 def _identity(config: LoraConfig, data: str) -> dict[str, Any]:
     """All that determines a run but where it runs, in the form that it has when read back from JSON."""
     settings = asdict(config)
+    del settings["quantize"]  # always none here, and unsaid in runs from before it was a setting
     settings["loop"] = {k: v for k, v in settings["loop"].items() if k not in ("device", "threads")}
     plain: dict[str, Any] = json.loads(json.dumps({**settings, "data": data}))
     return plain

@@ -92,6 +92,10 @@ def train(
     torch.manual_seed(config.seed)
     model = Gemma3ForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
     adapted: Any = get_peft_model(model, peft_config(config))
+    if config.quantize != "none":
+        from train.backends.quantized import train_under
+
+        train_under(adapted, config.quantize)
     report({"steps": steps, "rows": len(train), "trainable": count_trainable(adapted)})
 
     def rows(step: int) -> list[Row]:

@@ -97,6 +97,8 @@ def settings(adapter: Adapter) -> str:
         ("best checkpoint", f"step {best['step']:,}, validation loss {best['validation']:.4f} per completion token"),
         ("PEFT", peft.get("peft_version", "not recorded")),
     ]  # fmt: skip
+    if (rounding := config.get("quantize", "none")) != "none":
+        rows.insert(4, ("trained under", f"the rounding of GGUF's {rounding}"))
     return table(("setting", "value"), rows)
 
 
