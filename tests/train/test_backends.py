@@ -392,6 +392,12 @@ def test_averaged_weights_are_the_packed_backends_alone() -> None:
         availability.check(replace(CONFIG, backend="trl", loop=replace(LOOP, average=0.9)))
 
 
+@pytest.mark.parametrize("changes", [{"pointing": 1.0}, {"embedding_rate": 0.5}])
+def test_what_bases_alone_can_is_refused_for_adapters(changes: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=rf"loop: {next(iter(changes))}: for bases alone"):
+        availability.check(replace(CONFIG, loop=replace(LOOP, **changes)))
+
+
 def test_a_precision_that_is_none_is_refused() -> None:
     with pytest.raises(UserError, match="precision is 'fp16'; there are bf16 and fp32"):
         replace(LOOP, precision="fp16")
