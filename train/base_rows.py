@@ -142,10 +142,6 @@ def make_mixture(
     words = Words([*texts, *[" ".join(config.words)] * 2])
     words.vocabulary += list(config.words) * 12
     corpora = read_all(data, dev=True) if dev else train
-    if config.vectors is None and "matching" in (stage.weights or {}):
-        raise UserError(
-            f"stage {stage.name}: the source `matching` draws on word vectors; give them with --vectors FILE"
-        )
     made = ("synthetic", "invented", "matching", *(("recipes",) if stage.recipes else ()))
     weights = {
         k: v for k, v in (stage.weights or {}).items() if k in made or any(c.name == k and c.requests for c in corpora)

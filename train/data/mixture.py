@@ -16,6 +16,7 @@ from functools import cached_property
 from router.cases import Case
 from router.render import user_turn
 from router.toolset import Call, Tool, Toolset
+from runtimes.errors import UserError
 from train.data.corpus import Corpus, realise
 from train.data.disguise import Disguise, disguise, optional
 from train.data.invented import Invented
@@ -70,7 +71,6 @@ class Mixture:
             made_up = Invented(rng, self.lexicon)
             return Block(Toolset("invented", tuple(made_up.tools)), [made_up.request(rng) for _ in range(rows)])
         if name == "matching":
-            assert self.thesaurus is not None
             matching = Matching(rng, self.thesaurus)
             return Block(Toolset("matching", tuple(matching.tools)), [matching.request(rng) for _ in range(rows)])
         if name == "recipes":
@@ -84,8 +84,11 @@ class Mixture:
         return Lexicon(self.words, self.corpora)
 
     @cached_property
-    def thesaurus(self) -> Thesaurus | None:
-        return Thesaurus(self.vectors) if self.vectors is not None else None
+    def thesaurus(self) -> Thesaurus:
+        """Words of like meaning, for tools of random topics. Raises `UserError` without word vectors."""
+        if self.vectors is None:
+            raise UserError("the source `matching` draws on word vectors; give them with --vectors FILE")
+        return Thesaurus(self.vectors)
 
     def _from_recipe(self, rng: random.Random, rows: int) -> Block:
         """Some of a recipe's tools, as they are or under other case styles with descriptions left out."""
