@@ -133,7 +133,7 @@ def fit(
             model.train()
             batch = collate(rows(step), window=window, device=config.device)
             for group in optimizer.param_groups:
-                group["lr"] = config.rate(step) * group.get("share", 1.0)
+                group["lr"] = config.rate(step) * group.get("lr_scale", 1.0)
             with autocast(config):
                 loss, _ = batch_loss(model, batch)
             total = loss
@@ -215,7 +215,7 @@ def make_optimizer(model: Any, config: LoopConfig) -> torch.optim.AdamW:
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
     if slow:
-        groups.append({"params": slow, "weight_decay": 0.0, "share": config.embedding_rate})
+        groups.append({"params": slow, "weight_decay": 0.0, "lr_scale": config.embedding_rate})
     return torch.optim.AdamW(
         groups,
         lr=config.learning_rate,

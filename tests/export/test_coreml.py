@@ -26,7 +26,7 @@ torch = pytest.importorskip("torch")
 ct = pytest.importorskip("coremltools")
 
 from export import coreml, coreml_ranges  # noqa: E402
-from export.coreml_mil import KNOWN_OPERATIONS, Package  # noqa: E402
+from export.coreml_mil import KNOWN_OPERATIONS, Package, quiet  # noqa: E402
 from export.coreml_model import Gemma3Stateful, load_checkpoint  # noqa: E402
 
 CAPACITY = 512
@@ -314,3 +314,35 @@ def test_the_documentation_names_the_interface(made: dict[str, Made]) -> None:
         assert f"`{name}`" in page, name
     metadata = package.spec.description.metadata.userDefined
     assert int(metadata["edgecall.context_length"]) == made["fp32"].written.details["context_length"]
+
+
+@pytest.mark.parametrize(
+    ("operation", "said"),
+    [
+        ("sin", "MIL operation 'sin' is not known"),
+        ("slice_by_index", "slices that run backwards"),
+        ("gather", "gather with batch_dims"),
+    ],
+)
+def test_what_the_interpreter_does_not_know_is_refused(tmp_path: Path, operation: str, said: str) -> None:
+    from coremltools.converters.mil import Builder as mb
+
+    made = {
+        "sin": lambda x: mb.sin(x=x),
+        "slice_by_index": lambda x: mb.slice_by_index(x=x, begin=[1, 2], end=[0, 0], stride=[-1, -1]),
+        "gather": lambda x: mb.gather(x=x, indices=[[0, 1], [1, 2]], axis=1, batch_dims=1, validate_indices=False),
+    }[operation]
+    target = ct.target.iOS18
+
+    @mb.program(input_specs=[mb.TensorSpec(shape=(2, 3))], opset_version=target)
+    def program(x: Any) -> Any:
+        return made(x)
+
+    with quiet():
+        model = ct.convert(
+            program, convert_to="mlprogram", minimum_deployment_target=target, skip_model_load=True,
+            compute_precision=ct.precision.FLOAT32,
+        )  # fmt: skip
+        model.save(str(tmp_path / "odd.mlpackage"))
+    with pytest.raises(NotImplementedError, match=said):
+        Package(tmp_path / "odd.mlpackage").run({"x": np.ones((2, 3), np.float32)}, {})

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from router.toolset import Call, Schema, Tool
+from train.data.lexicon import cased
 from train.data.sources import snake
 
 _SYNONYMS: Final = (
@@ -60,7 +61,7 @@ def disguise(tool: Tool, variant: Tool, rng: random.Random, *, used: Collection[
         share = rng.choice([1.0, 0.5, 0.2])
         kept = [k for k in kept if k in used or k in tool.parameters.required or rng.random() < share]
     names = dict(zip(tool.parameters.properties, variant.parameters.properties, strict=True))
-    names = {k: _style(snake(names[k]), "camel" if style == "pascal" else style) for k in kept}
+    names = {k: cased(snake(names[k]), "camel" if style == "pascal" else style) for k in kept}
     if len(set(names.values())) != len(names):
         names = {k: k for k in kept}
     about = dict(zip(tool.parameters.properties, variant.parameters.properties.values(), strict=True))
@@ -72,7 +73,7 @@ def disguise(tool: Tool, variant: Tool, rng: random.Random, *, used: Collection[
     required = tuple(names[k] for k in tool.parameters.required)
     changes: dict[str, Any] = {"properties": properties, "required": required}
     description = variant.description if used is None or rng.random() < 0.85 else ""
-    return Disguise(Tool(_style(name, style), description, dataclasses.replace(tool.parameters, **changes)), names)
+    return Disguise(Tool(cased(name, style), description, dataclasses.replace(tool.parameters, **changes)), names)
 
 
 def optional(tool: Tool) -> Tool:
@@ -83,11 +84,3 @@ def optional(tool: Tool) -> Tool:
 def _reworded(name: str, rng: random.Random) -> str:
     first, _, rest = name.partition("_")
     return f"{rng.choice(VERBS[first])}_{rest}" if rest and first in VERBS and rng.random() < 0.5 else name
-
-
-def _style(name: str, style: str) -> str:
-    if style == "snake":
-        return name
-    first, *rest = name.split("_")
-    head = first if style == "camel" else first.capitalize()
-    return head + "".join(p.capitalize() for p in rest)

@@ -73,7 +73,7 @@ class Thesaurus:
         return {word: i for i, word in enumerate(self.known.words)}
 
     def alike(self, word: str, *, count: int = 8) -> list[str]:
-        """Up to `count` words that may stand for `word`, the closest first; not its own other forms alone."""
+        """Up to `count` words that may stand for `word`, the closest first."""
         near = self.known.vectors[:TOPICS] @ self.known.vectors[self.row[word]]
         order = np.argsort(-near)[: count + 1]
         return [self.known.words[i] for i in order if near[i] >= _ALIKE and self.known.words[i] != word]
