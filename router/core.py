@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 from router.decode import MAX_NEW_TOKENS, Decision, Decoded, DecodeError, decode, decode_free
 from router.grammar import Grammar
+from router.parse import parse_pieces
 from router.render import user_turn
 from router.tokenizer import RouterTokenizer
 from router.toolset import Call, Toolset
@@ -100,6 +101,7 @@ class Router:
                 f"request in the context of {model.context_length}; use fewer tools or shorter descriptions"
             )
         self.grammar = Grammar.compile(toolset, tokenizer)
+        self._binding = [tool for tool in toolset if tool.bound]
         self._session: Session = model.session()
         self._session.append(self.prefix_ids)
 
@@ -234,11 +236,17 @@ class Router:
                 session.rewind(len(self.prefix_ids))
 
     def _read(self, decoded: Decoded, grammar: bool) -> tuple[list[Call], str, str | None]:
-        text = self.tokenizer.decode([i for i in decoded.token_ids if i < self.tokenizer.vocab_size])
+        ids = decoded.token_ids
+        try:
+            pieces = self.tokenizer.pieces(ids)
+        except UserError as error:  # not UTF-8, or an id past the vocabulary
+            text = self.tokenizer.decode([i for i in ids if i < self.tokenizer.vocab_size])
+            return [], text, decoded.error or f"the completion cannot be read: {error}"
+        text = "".join(piece.text for piece in pieces)
         if decoded.error is not None:
             return [], text, decoded.error
         try:
-            calls = self.tokenizer.parse(decoded.token_ids)
+            calls = parse_pieces(pieces, self.tokenizer.wire)
         except UserError as error:
             return [], text, f"the completion cannot be read: {error}"
         if grammar and self.grammar.loose:
@@ -262,7 +270,7 @@ class Router:
             if key not in context:
                 raise UserError(f"context: no {key!r}, which {_names(users)} {_need(users)}; give it with the request")
         filled: dict[str, dict[str, Any]] = {}
-        for tool in self.toolset:
+        for tool in self._binding:
             filled[tool.name] = {name: context[key] for name, key in tool.bound.items()}
             for name, value in filled[tool.name].items():
                 wrong = value_errors(value, tool.parameters.properties[name], tool.bound[name])

@@ -161,7 +161,7 @@ class _Run:
         clock = perf_counter()
         best = int(logits.argmax())
         self.check(float(logits[best]))
-        if not matcher.allows(best) or self.decisions is not None:
+        if self.decisions is not None or not matcher.take(best):
             ids = matcher.allowed(len(logits))
             if len(ids) == 0:
                 raise GrammarError("the grammar cannot go on: it allows no token of the model's vocabulary")
@@ -173,7 +173,7 @@ class _Run:
                 margin = top - float(values.max())
                 self.decisions.append(Decision(self.session.position, len(ids), best, margin))
             self.check(top)
-        matcher.accept(best)
+            matcher.accept(best)
         self.grammar += perf_counter() - clock
         self.decide(best)
         return best

@@ -75,7 +75,7 @@ class Grammar:
     def matcher(self, user: str) -> Matcher:
         """A walk through the grammar for one request."""
         request = Request(user.strip() if self.copies else "", self.tokenizer.wire)
-        barred = frozenset(n for n, kind in enumerate(self.copies) if not request.starts(kind))
+        barred = frozenset(n for n, kind in enumerate(self.copies) if not request.offers(kind))
         if barred not in self._compiled:
             lark = lark_text(productions(self.toolset, self.tokenizer.wire, barred), self.tokenizer)
             self._compiled[barred] = _compile(lark, self.tokenizer)
@@ -118,8 +118,11 @@ class Matcher:
                     continue
             if not ids:
                 break
-            for token in ids:
-                self.accept(token)
+            if self._span is None:
+                self._walk(ids)
+            else:
+                for token in ids:
+                    self.accept(token)
             out += ids
         return out
 
@@ -138,15 +141,22 @@ class Matcher:
         self._check()
         return np.flatnonzero(np.unpackbits(bits, count=min(width, 8 * len(bits)), bitorder="little"))
 
-    def accept(self, token: int) -> None:
-        """Walk past `token`. Raises `GrammarError` where it is not allowed."""
+    def take(self, token: int) -> bool:
+        """Walk past `token` if it may come next; whether it did."""
         if self._span is None:
-            self._walk([token])
-        elif not self._span.accept(token):
-            raise GrammarError(f"the request has no span that goes on with the token {token}")
-        elif self._span.finished:
+            return bool(token < self.grammar.tokenizer.vocab_size and self._base.try_consume_tokens([token]) == 1)
+        if not self._span.accept(token):
+            return False
+        if self._span.finished:
             self._span = None
             self._walk([self._escape])
+        return True
+
+    def accept(self, token: int) -> None:
+        """Walk past `token`. Raises `GrammarError` where it is not allowed."""
+        if not self.take(token):
+            self._check()
+            raise GrammarError(f"the grammar does not allow the token {token}")
 
     def _only(self) -> list[int]:
         """The one token that spells a forced byte, where no other does; no choice of tokens is left then."""

@@ -7,13 +7,14 @@ with underscores between them ("load balancer primer" gives ``load_balancer_prim
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from router.regular import UNWRITABLE
 from router.toolset import Copying
@@ -21,6 +22,9 @@ from router.wire_format import WireFormat
 
 _PARTING: Final = frozenset(',;:?!"“”„()[]{}<>`')
 """Marks that no name of several words goes across."""
+_UNWRITABLE: Final = frozenset(UNWRITABLE)
+_ASCII_CHUNK: Final = re.compile(r"[A-Za-z0-9_]+|[\t-\r\x1c-\x20]+|[^\w\s]", re.ASCII)
+"""`chunks` of what is wholly ASCII, where nothing joins."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,7 @@ class SpanKind:
     also: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Start:
+class Start(NamedTuple):
     """Where strings may begin in a source: they end at its ends from `first` to `last` (byte offsets, all of them)."""
 
     source: Source
@@ -51,6 +54,10 @@ class Request:
         self._wire = wire
         self._starts: dict[SpanKind, list[Start]] = {}
 
+    def offers(self, kind: SpanKind) -> bool:
+        """Whether there is any string of `kind`."""
+        return bool(kind.also) or next(self._found(kind), None) is not None
+
     def starts(self, kind: SpanKind) -> list[Start]:
         """Where strings of `kind` may begin; none where the request offers none."""
         if kind not in self._starts:
@@ -64,18 +71,21 @@ class Request:
             yield from self._spoken.starts(kind.low, kind.high, words="one")
             yield from self._joined.starts(kind.low, kind.high, words="several")
         for value in kind.also:
-            source = Source([value], [value], self._wire)
+            source = _fixed(value, self._wire)
             yield Start(source, 0, len(source.data), len(source.data))
 
     @cached_property
+    def _pieces(self) -> list[str]:
+        return list(chunks(self._text))
+
+    @cached_property
     def _spoken(self) -> Source:
-        pieces = list(chunks(self._text))
-        return Source(pieces, pieces, self._wire)
+        return Source(self._pieces, self._pieces, self._wire)
 
     @cached_property
     def _joined(self) -> Source:
-        pieces = list(chunks(self._text))
-        return Source(pieces, ["_" if p.isspace() else p.lower() for p in pieces], self._wire, parted=True)
+        written = ["_" if p.isspace() else p.lower() for p in self._pieces]
+        return Source(self._pieces, written, self._wire, parted=True)
 
 
 class Source:
@@ -89,13 +99,16 @@ class Source:
     ) -> None:
         text = "".join(written)
         self.data = text.encode()
-        self._offsets = [0, *accumulate(len(character.encode()) for character in text)]
+        self._offsets: Sequence[int] = range(len(text) + 1)
         """Byte offset of every character, and the end."""
+        if not text.isascii():
+            self._offsets = [0, *accumulate(len(character.encode()) for character in text)]
         self._starts: list[int] = []
         self._ends: list[int] = []
         self._spaces: list[int] = []
         barred = [(m.start(), m.end()) for m in wire.splitter.finditer(text)]
-        barred += [(i, i + 1) for i, c in enumerate(text) if c in UNWRITABLE]
+        if not _UNWRITABLE.isdisjoint(text):
+            barred += [(i, i + 1) for i, c in enumerate(text) if c in UNWRITABLE]
         at = 0
         for number, (piece, form) in enumerate(zip(pieces, written, strict=True)):
             if parted and _parts(pieces, number):
@@ -143,11 +156,19 @@ class Source:
         return self._offsets[min(number, len(self._offsets) - 1)]
 
 
+@lru_cache(maxsize=1024)
+def _fixed(value: str, wire: WireFormat) -> Source:
+    return Source([value], [value], wire)
+
+
 def chunks(text: str) -> Iterator[str]:
     """The pieces that spans are made of: words, runs of white space, single other characters.
 
     Marks and invisible joiners stay with what stands before them.
     """
+    if text.isascii():
+        yield from _ASCII_CHUNK.findall(text)
+        return
     chunk, kind = "", ""
     for character in text:
         category = unicodedata.category(character)

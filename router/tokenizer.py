@@ -43,6 +43,8 @@ class RouterTokenizer:
                 raise UserError(f"{source}: no token {token!r}; the {wire.name} wire format needs it")
             self._controls[token] = found
         special = {i: t.content for i, t in tokenizer.get_added_tokens_decoder().items() if t.special}
+        self._spelled: dict[int, bytes] = {}
+        """What text tokens spell, as they are met."""
         self._spellings = special | {i: token for token, i in self._controls.items()}
 
     @classmethod
@@ -140,14 +142,14 @@ class RouterTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, control tokens spelled out; broken UTF-8 shows as U+FFFD."""
-        return "".join(piece.text for piece in self._pieces(ids, errors="replace"))
+        return "".join(piece.text for piece in self.pieces(ids, errors="replace"))
 
     def parse(self, ids: Sequence[int]) -> list[Call]:
         """The calls that a completion's ids make. Raises `WireError`, positions counted in `decode(ids)`."""
-        return parse_pieces(self._pieces(ids, errors="strict"), self.wire)
+        return parse_pieces(self.pieces(ids), self.wire)
 
-    def _pieces(self, ids: Sequence[int], *, errors: str) -> list[Piece]:
-        """Control tokens one by one, the text between them joined."""
+    def pieces(self, ids: Sequence[int], *, errors: str = "strict") -> list[Piece]:
+        """Control tokens one by one, the text between them joined. Raises `WireError` for what is not UTF-8."""
         pieces: list[Piece] = []
         text = bytearray()
         length = 0
@@ -171,11 +173,15 @@ class RouterTokenizer:
                 pieces.append(Piece(spelling, True))
                 length += len(spelling)
                 continue
-            text += self._bytes(token)
+            text += self._spelled.get(token) or self._bytes(token)
         flush()
         return pieces
 
     def _bytes(self, token: int) -> bytes:
+        spelled = self._spelled[token] = self._looked_up(token)
+        return spelled
+
+    def _looked_up(self, token: int) -> bytes:
         piece = self.raw.id_to_token(token)
         if piece is None:
             raise UserError(f"{self.source}: token id {token} is outside the vocabulary (0..{self.vocab_size - 1})")

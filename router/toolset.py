@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final, Literal
 
 SchemaType = Literal["string", "integer", "number", "boolean", "array", "object"]
@@ -80,17 +81,17 @@ class Tool:
     description: str
     parameters: Schema
 
-    @property
+    @cached_property
     def visible(self) -> dict[str, Schema]:
         """The parameters that the model sees, in declaration order (bound ones left out)."""
         return {k: s for k, s in self.parameters.properties.items() if s.bind is None}
 
-    @property
+    @cached_property
     def bound(self) -> dict[str, str]:
         """Parameter name -> context key, for those filled in by the router."""
         return {k: s.bind for k, s in self.parameters.properties.items() if s.bind is not None}
 
-    @property
+    @cached_property
     def required(self) -> tuple[str, ...]:
         """Required parameters that the model must give, in declared order."""
         return tuple(k for k in self.parameters.required if self.parameters.properties[k].bind is None)
@@ -116,7 +117,7 @@ class Toolset:
         """The tool called `name`, or None."""
         return next((t for t in self.tools if t.name == name), None)
 
-    @property
+    @cached_property
     def bound_keys(self) -> tuple[str, ...]:
         """Context keys that a request must bring, in order of first use."""
         return tuple(dict.fromkeys(k for t in self.tools for k in t.bound.values()))
