@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runtimes.base import Logits, Rows, Session
+from runtimes.base import Logits, Rows, Session, row_offsets
 
 
 class GuessSession:
@@ -50,7 +50,8 @@ class GuessSession:
             # A copy: the array belongs to the session from its next call on.
             self._rows = self._inner.append(self._guess, rows="all").copy()
         self._position += len(tokens)
-        return self._rows[end - 1] if rows == "last" else self._rows[offset:end]
+        found = self._rows[offset:end]
+        return found[-1] if rows == "last" else found[list(row_offsets(rows, len(tokens)))]
 
     def rewind(self, position: int) -> None:
         if self._rows is not None and self._start <= position <= self._position:

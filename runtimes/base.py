@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal, Protocol
 
 import numpy as np
@@ -13,7 +14,8 @@ import numpy.typing as npt
 from runtimes.errors import SessionError
 
 Logits = npt.NDArray[np.float32]
-Rows = Literal["last", "all"]
+Rows = Literal["last", "all"] | Sequence[int]
+"""Which rows of a pass are asked for: by name, or as offsets into its tokens, ascending."""
 
 
 class Session(Protocol):
@@ -27,9 +29,10 @@ class Session(Protocol):
     def append(self, tokens: Sequence[int], *, rows: Rows = "last") -> Logits:
         """Run one forward pass over `tokens` behind what is cached.
 
-        Returns float32 logits: shape ``(vocab,)`` for "last", ``(len(tokens), vocab)`` for "all". The array
-        belongs to the caller until the next call on this session. Raises `SessionError` on an empty append, an
-        id outside the vocabulary, a full context or a closed model; `position` is then as it was.
+        Returns float32 logits: shape ``(vocab,)`` for "last", ``(len(tokens), vocab)`` for "all" and
+        ``(len(rows), vocab)`` for offsets. The array belongs to the caller until the next call on this session. Raises
+        `SessionError` on an empty append, an id outside the vocabulary, rows that the pass does not have, a full
+        context or a closed model; `position` is then as it was.
         """
         ...
 
@@ -100,6 +103,7 @@ class CountingSession(ABC):
         model, start = self._model, self._position
         self._check_open()
         check_append(tokens, position=start, vocab_size=model.vocab_size, context_length=model.context_length)
+        check_rows(rows, len(tokens))
         try:
             logits = self._forward(tokens, rows)
         except BaseException:
@@ -138,6 +142,27 @@ def check_append(tokens: Sequence[int], *, position: int, vocab_size: int, conte
         raise SessionError(
             f"append: {position} cached + {len(tokens)} new tokens exceed the context of {context_length}"
         )
+
+
+def check_rows(rows: Rows, count: int) -> None:
+    """The edges of what `Session.append` may be asked for, of a pass over `count` tokens."""
+    if rows in ("last", "all"):
+        return
+    if isinstance(rows, str) or len(rows) == 0 or rows[0] < 0 or rows[-1] >= count or not _ascending(rows):
+        raise SessionError(
+            f"append: rows {rows!r} of {count} tokens; give 'last', 'all' or offsets below {count}, ascending"
+        )
+
+
+def row_offsets(rows: Rows, count: int) -> Sequence[int]:
+    """The offsets that `rows` stands for in a pass over `count` tokens."""
+    if isinstance(rows, str):
+        return range(count) if rows == "all" else (count - 1,)
+    return rows
+
+
+def _ascending(rows: Sequence[int]) -> bool:
+    return all(a < b for a, b in pairwise(rows))
 
 
 def check_rewind(target: int, *, position: int) -> None:

@@ -21,6 +21,7 @@ from runtimes.base import (
     Logits,
     Rows,
     check_threads,
+    row_offsets,
 )
 from runtimes.errors import ArtifactError, SessionError, UnavailableError, UserError
 
@@ -155,7 +156,7 @@ def _inputs(tokens: Sequence[int], start: int, rows: Rows) -> dict[str, Any]:
     return {
         "input_ids": np.array([list(tokens)], dtype=np.int32),
         "positions": np.arange(start + count, dtype=np.int32)[None],
-        "rows": np.arange(count - 1 if rows == "last" else 0, count, dtype=np.int32),
+        "rows": np.array(row_offsets(rows, count), dtype=np.int32),
     }
 
 

@@ -27,7 +27,7 @@ from typing import Any, Final
 import numpy as np
 
 from runtimes.artifact import Artifact
-from runtimes.base import BareLoop, Logits, Rows, check_append, check_rewind, check_threads
+from runtimes.base import BareLoop, Logits, Rows, check_append, check_rewind, check_rows, check_threads, row_offsets
 from runtimes.errors import ArtifactError, SessionError, UserError
 from runtimes.llama_native import Gpu, availability, choose, log, native
 
@@ -43,7 +43,7 @@ _BATCH: Final = 2048
 _UBATCH: Final = 512
 """Tokens computed at once: bounds the compute buffers."""
 _ROWS_BYTES: Final = 64 << 20
-"""Logits of one native call for rows="all": bounds llama.cpp's output buffer, which never shrinks."""
+"""Logits of one native call for more rows than the last: bounds llama.cpp's output buffer, which never shrinks."""
 
 
 def open_model(artifact: Artifact, *, device: str = "auto", threads: int | None = None) -> LlamaModel:
@@ -164,12 +164,12 @@ class LlamaSession:
         self._position = 0
         self._row = np.empty(self._vocab, np.float32)
         self._tokens = np.empty(self.batch, np.int32)
-        self._flags = np.ones(self.batch, np.int8)
+        self._flags = np.zeros(self.batch, np.int8)
         # Without positions and sequence ids llama.cpp continues sequence 0; without flags it outputs the last row.
         tokens = self._tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
         flags = self._flags.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
         self._last_row = lib.llama_batch(token=tokens)
-        self._all_rows = lib.llama_batch(token=tokens, logits=flags)
+        self._flagged_rows = lib.llama_batch(token=tokens, logits=flags)
 
     @property
     def position(self) -> int:
@@ -178,6 +178,7 @@ class LlamaSession:
     def append(self, tokens: Sequence[int], *, rows: Rows = "last") -> Logits:
         self._check_open("append")
         self._check_append(tokens)
+        check_rows(rows, len(tokens))
         start = self._position
         try:
             if rows == "last":
@@ -185,16 +186,25 @@ class LlamaSession:
                     self._decode(part, self._last_row)
                 self._copy(-1, self._row)
                 return self._row
-            out = np.empty((len(tokens), self._vocab), np.float32)
-            for part in _cut(tokens, self._batch_all):
-                done = self._position - start
-                self._decode(part, self._all_rows)
-                self._copy(0, out[done : done + len(part)])
-            return out
+            return self._several(tokens, row_offsets(rows, len(tokens)))
         except BaseException:
             self._lib.llama_memory_seq_rm(self.memory, 0, start, -1)
             self._position = start
             raise
+
+    def _several(self, tokens: Sequence[int], offsets: Sequence[int]) -> Logits:
+        """Logits (offsets, vocab); one pass, or as many as the output buffer asks for."""
+        out = np.empty((len(offsets), self._vocab), np.float32)
+        filled = begun = 0
+        for part in _cut(tokens, self._batch_all):
+            wanted = [o - begun for o in offsets[filled:] if o < begun + len(part)]
+            self._flags[: len(part)] = 0
+            self._flags[wanted] = 1
+            self._decode(part, self._flagged_rows)
+            if wanted:  # the rows lie one behind another
+                self._copy(wanted[0], out[filled : filled + len(wanted)])
+            filled, begun = filled + len(wanted), begun + len(part)
+        return out
 
     def rewind(self, position: int) -> None:
         self._check_open("rewind")

@@ -25,6 +25,7 @@ from runtimes.base import (
     Logits,
     Rows,
     check_threads,
+    row_offsets,
 )
 from runtimes.errors import SessionError, UnavailableError, UserError
 
@@ -160,7 +161,8 @@ class MlxModel:
 
         net = self.net
         with self.stream():
-            out = mlx_net.head(net, mlx_net.hidden(net, mx.array(list(tokens))[None], caches, last=rows == "last"))
+            keep = None if rows == "all" else list(row_offsets(rows, len(tokens)))
+            out = mlx_net.head(net, mlx_net.hidden(net, mx.array(list(tokens))[None], caches, keep))
             logits: Logits = np.asarray(out[0].astype(mx.float32))
         return logits[-1] if rows == "last" else logits
 

@@ -13,8 +13,9 @@ from runtimes.errors import ArtifactError, UnavailableError
 FIX = 'pip install "edgecall[mlx]" (on Linux without a GPU it brings "mlx[cpu]")'
 
 
-def hidden(net: Any, tokens: Any, caches: list[Any], *, last: bool) -> Any:
-    """Normalized hidden states (1, n or 1, width): mlx-lm's layers with our masks and the exact embedding scale."""
+def hidden(net: Any, tokens: Any, caches: list[Any], keep: list[int] | None) -> Any:
+    """Normalized hidden states (1, n, width), or those of the offsets to `keep`: mlx-lm's layers with our masks and the
+    exact embedding scale."""
     import mlx.core as mx
 
     inner, count = net.model, tokens.shape[1]
@@ -26,7 +27,7 @@ def hidden(net: Any, tokens: Any, caches: list[Any], *, last: bool) -> Any:
         if local not in masks:
             masks[local] = layer_cache.make_mask(count)
         h = layer(h, masks[local], layer_cache)
-    return inner.norm(h[:, -1:] if last else h)
+    return inner.norm(h if keep is None else h[:, mx.array(keep)])
 
 
 def head(net: Any, states: Any) -> Any:

@@ -157,8 +157,13 @@ class OnnxSession(CountingSession):
         self._onnx.native  # noqa: B018 - raises when closed
 
     def _forward(self, tokens: Sequence[int], rows: Rows) -> Logits:
-        logits = self._run(np.array([tokens], np.int64), LAST_ROW if rows == "last" else ALL_ROWS, self._position)
-        return logits[0] if rows == "last" else logits
+        ids = np.array([tokens], np.int64)
+        if isinstance(rows, str):
+            logits = self._run(ids, LAST_ROW if rows == "last" else ALL_ROWS, self._position)
+            return logits[0] if rows == "last" else logits
+        first = rows[0]
+        logits = self._run(ids, np.array([first], np.int64), self._position)
+        return logits[[row - first for row in rows]]
 
 
 def _load(artifact: Artifact, kind: str, index: int, threads: int) -> Any:

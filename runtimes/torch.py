@@ -136,12 +136,11 @@ class TorchSession(CountingSession):
     def _forward(self, tokens: Sequence[int], rows: Rows) -> Logits:
         import torch
 
-        cache = self._cache
+        cache, net = self._cache, self._torch.net
         cache.start = self._position
+        keep: Any = {"last": 1, "all": 0}[rows] if isinstance(rows, str) else torch.tensor(rows, device=net.device)
         with torch.inference_mode():
-            out = self._torch.net(
-                **cache.inputs(tokens), past_key_values=cache, use_cache=True, logits_to_keep=1 if rows == "last" else 0
-            )
+            out = net(**cache.inputs(tokens), past_key_values=cache, use_cache=True, logits_to_keep=keep)
             logits: Logits = out.logits[0].float().cpu().numpy()
         return logits[-1] if rows == "last" else logits
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from runtimes.base import Logits, Rows, check_append, check_rewind
+from runtimes.base import Logits, Rows, check_append, check_rewind, check_rows, row_offsets
 from runtimes.errors import SessionError
 
 Rule = Callable[[tuple[int, ...]], Logits]
@@ -89,12 +89,11 @@ class FakeSession:
             if self.fail_at is not None and len(self.passes) >= self.fail_at:
                 raise RuntimeError("the runtime broke")
             self.passes.append(len(tokens))
-            out = []
-            for token in tokens:
-                self.tokens.append(token)
-                if rows == "all":
-                    out.append(self.model.rule(tuple(self.tokens)))
-            return np.stack(out) if rows == "all" else self.model.rule(tuple(self.tokens))
+            check_rows(rows, len(tokens))
+            start = len(self.tokens)
+            self.tokens += tokens
+            out = [self.model.rule(tuple(self.tokens[: start + o + 1])) for o in row_offsets(rows, len(tokens))]
+            return out[0] if rows == "last" else np.stack(out)
         finally:
             self.busy = False
 

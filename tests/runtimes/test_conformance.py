@@ -198,6 +198,29 @@ def test_last_is_the_last_of_all(subject: Subject) -> None:
     assert np.abs(last - rows[-1]).mean() <= (1e-3 if subject.spec.precision == 32 else 0.15)
 
 
+@pytest.mark.parametrize("rows", [[0], [4], [0, 1, 2, 3, 4], [1, 3]])
+def test_rows_by_their_offsets(subject: Subject, rows: list[int]) -> None:
+    tokens = random_tokens(subject, 105, 20)
+    one, other = subject.model.session(), subject.model.session()
+    one.append(tokens[:100])
+    other.append(tokens[:100])
+    found, every = one.append(tokens[100:], rows=rows).copy(), other.append(tokens[100:], rows="all")
+    assert found.shape == (len(rows), subject.model.vocab_size)
+    assert one.position == 105
+    assert np.abs(found - every[rows]).mean() <= (1e-3 if subject.spec.precision == 32 else 0.15)
+    following = random_tokens(subject, 2, 21)
+    subject.check(one.append(following, rows=[1])[-1], tokens + following, 106)
+
+
+@pytest.mark.parametrize("rows", [[], [5], [-1], [1, 1], [2, 1], "first"])
+def test_rows_that_a_pass_does_not_have(subject: Subject, rows: Any) -> None:
+    session = subject.model.session()
+    session.append(random_tokens(subject, 7, 22))
+    with pytest.raises(SessionError, match="rows"):
+        session.append(random_tokens(subject, 5, 23), rows=rows)
+    assert session.position == 7
+
+
 def test_the_whole_context(subject: Subject) -> None:
     limit = subject.model.context_length
     tokens = random_tokens(subject, limit, 16)
