@@ -19,7 +19,7 @@ from router.toolset_load import load_json
 from router.wire_format import WireError, wire_format
 from runtimes import open_model
 from runtimes.artifact import open_artifact
-from runtimes.base import Logits, Model, Session
+from runtimes.base import Logits, Model, Pass, Session
 from runtimes.errors import SessionError, UserError
 
 
@@ -74,15 +74,9 @@ class Routed:
             "calls": _calls(result),
         }
 
-    def passes_of(self, case: Case) -> list[list[int]]:
-        """The tokens of each forward pass that routing a case takes."""
-        result = self.router.route(case.user, self._context(case), max_new_tokens=self.limit)
-        tokens = [*self.request_ids(case), *result.token_ids]
-        out, at = [], 0
-        for size in result.stats.pass_sizes:
-            out.append(tokens[at : at + size])
-            at += size
-        return out
+    def passes_of(self, case: Case) -> list[Pass]:
+        """The forward passes that routing a case takes."""
+        return self.router.route(case.user, self._context(case), max_new_tokens=self.limit).passes
 
     def request_ids(self, case: Case) -> list[int]:
         """The user's turn of a case, up to where the model answers."""
@@ -108,7 +102,7 @@ class Routed:
     @cached_property
     def _second(self) -> tuple[Router, GuessSession]:
         guessing = _GuessModel(self.model)
-        router = Router.from_model(guessing, self.tokenizer, self.router.toolset)
+        router = Router.from_model(guessing, self.tokenizer, self.router.toolset, guess=False)
         assert guessing.latest is not None
         return router, guessing.latest
 

@@ -182,7 +182,7 @@ class Worker:
         router = self.router
         self.floor_case = self.cases[case]
         passes = router.passes_of(self.floor_case)
-        sizes = [len(tokens) for tokens in passes]
+        sizes = [len(one.tokens) for one in passes]
         settings = self.settings
         try:
             self.floor_loop = runtime(settings["runtime"]).bare_loop(

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 from router.decode import MAX_NEW_TOKENS, Decision, Decoded, DecodeError, decode, decode_free
 from router.grammar import Grammar
+from router.guess import Guesser
 from router.parse import parse_pieces
 from router.render import user_turn
 from router.tokenizer import RouterTokenizer
@@ -19,11 +20,15 @@ from router.toolset import Call, Toolset
 from router.validate import schema_errors, value_errors
 from router.wire_format import wire_format
 from runtimes.artifact import Artifact, open_artifact
-from runtimes.base import Model, Session
+from runtimes.base import Model, Pass, Session
 from runtimes.errors import UserError
 
 WARM_UP: Final = "find the notes of last week and open them"
 WARM_UP_TOKENS: Final = 48
+TIE: Final = 0.02
+TIES: Final = {"bf16": 0.5, "f16": 0.1, "fp16": 0.1}
+"""How near the two best logits are where passes over one token and over several may choose otherwise, by what a model
+computes in; its results carry about that much rounding."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,10 @@ class RouteStats:
     decided_tokens: int
     forward_passes: int
     pass_sizes: list[int]
+    guessed_tokens: int
+    """Tokens that rode along as guesses (`router.guess`),"""
+    guessed_right: int
+    """and those of them that stayed."""
     first_decision_ms: float
     """From the request as a string to the first token that the model chose."""
     total_ms: float
@@ -60,6 +69,8 @@ class RouteResult:
     stats: RouteStats
     decisions: list[Decision] | None = field(default=None, compare=False)
     """Every choice of the model, where `record` asked for it."""
+    passes: list[Pass] = field(default_factory=list, compare=False, repr=False)
+    """The forward passes behind the toolset's prefix, in order."""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""
@@ -79,8 +90,14 @@ class Router:
     several threads take turns: there is one sequence, behind one lock.
     """
 
-    def __init__(self, model: Model, tokenizer: RouterTokenizer, toolset: Toolset, *, own: bool = False) -> None:
-        """Compile the grammar and put the prefix into the cache. `own`: closing the router closes the model too."""
+    def __init__(
+        self, model: Model, tokenizer: RouterTokenizer, toolset: Toolset, *, own: bool = False, guess: bool = True
+    ) -> None:
+        """Compile the grammar and put the prefix into the cache.
+
+        `own`: closing the router closes the model too. `guess`: let passes check guesses where that is faster
+        (`router.guess`); the answers are the same.
+        """
         self.model = model
         self.tokenizer = tokenizer
         self.toolset = toolset
@@ -101,6 +118,8 @@ class Router:
                 f"request in the context of {model.context_length}; use fewer tools or shorter descriptions"
             )
         self.grammar = Grammar.compile(toolset, tokenizer)
+        self._guesser = Guesser(tokenizer) if guess else None
+        self._tie = TIES.get(model.dtype, TIE)
         self._binding = [tool for tool in toolset if tool.bound]
         self._session: Session = model.session()
         self._session.append(self.prefix_ids)
@@ -115,10 +134,11 @@ class Router:
         threads: int | None = None,
         toolset: Toolset | None = None,
         check: Literal["hashes", "sizes"] = "hashes",
+        guess: bool = True,
     ) -> Router:
         """Open an artifact, with its own toolset or another one. Raises `UserError` for whatever is in the way.
 
-        `check="sizes"` spares the hashing of the weights where they were verified before.
+        `guess` is the constructor's. `check="sizes"` spares the hashing of the weights where they were verified before.
         """
         from router.toolset_load import load_json
         from runtimes import open_model
@@ -128,7 +148,7 @@ class Router:
         toolset = toolset or load_json(artifact.toolset)
         model = open_model(artifact, runtime_name=runtime, device=device, threads=threads)
         try:
-            router = cls(model, tokenizer, toolset, own=True)
+            router = cls(model, tokenizer, toolset, own=True, guess=guess)
         except BaseException:
             model.close()
             raise
@@ -136,9 +156,9 @@ class Router:
         return router
 
     @classmethod
-    def from_model(cls, model: Model, tokenizer: RouterTokenizer, toolset: Toolset) -> Router:
-        """A router over a model that the caller opened and will close."""
-        return cls(model, tokenizer, toolset)
+    def from_model(cls, model: Model, tokenizer: RouterTokenizer, toolset: Toolset, *, guess: bool = True) -> Router:
+        """A router over a model that the caller opened and will close. `guess` as for the constructor."""
+        return cls(model, tokenizer, toolset, guess=guess)
 
     def route(
         self,
@@ -175,13 +195,15 @@ class Router:
             decided_tokens=decoded.decided_tokens,
             forward_passes=decoded.forward_passes,
             pass_sizes=decoded.pass_sizes,
+            guessed_tokens=decoded.guessed_tokens,
+            guessed_right=decoded.guessed_right,
             first_decision_ms=(tokenized - begun + matching) * 1e3 + decoded.first_decision_ms,
             total_ms=(ended - begun) * 1e3,
             tokenize_ms=(tokenized - begun) * 1e3,
             grammar_ms=matching * 1e3 + decoded.grammar_ms,
             model_ms=decoded.model_ms,
         )
-        return RouteResult(calls, error, decoded.token_ids, text, stats, decoded.decisions)
+        return RouteResult(calls, error, decoded.token_ids, text, stats, decoded.decisions, decoded.passes)
 
     def warm_up(self, requests: int = 1) -> None:
         """Decode a made-up request, so that the first real one does not pay for what a runtime sets up lazily."""
@@ -228,8 +250,12 @@ class Router:
                 ), 0.0  # fmt: skip
             matcher = self.grammar.matcher(user)
             matching = perf_counter() - begun
+            guesser = self._guesser
+            guide = None if guesser is None else guesser.begin(user, request)
+            prices = None if guesser is None else guesser.prices
             return decode(
-                session, request, matcher, context_length=room, max_new_tokens=limit, record=record
+                session, request, matcher, context_length=room, max_new_tokens=limit, record=record, guide=guide,
+                tie=self._tie, prices=prices,
             ), matching  # fmt: skip
         finally:
             if session.position > len(self.prefix_ids):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate, zip_longest
 from math import isfinite
 from time import perf_counter
 from typing import Final
@@ -16,7 +17,8 @@ from typing import Final
 import numpy as np
 
 from router.grammar import GrammarError, Matcher
-from runtimes.base import Logits, Session
+from router.guess import Guide, Prices, Step
+from runtimes.base import Logits, Pass, Rows, Session
 from runtimes.errors import UserError
 
 MAX_NEW_TOKENS: Final = 512
@@ -47,8 +49,8 @@ class Decoded:
     token_ids: list[int]
     forced_tokens: int
     decided_tokens: int
-    pass_sizes: list[int]
-    """Tokens appended in each forward pass."""
+    passes: list[Pass]
+    """Every forward pass, in order."""
     first_decision_ms: float
     """From the start of decoding to the first token that the model chose; 0 where it chose none."""
     total_ms: float
@@ -59,10 +61,21 @@ class Decoded:
     error: str | None = None
     decisions: list[Decision] | None = None
     """Every choice, where it was asked for."""
+    guessed_tokens: int = 0
+    """Tokens appended as guesses,"""
+    guessed_right: int = 0
+    """and those of them that stayed."""
+    pass_starts: list[int] = field(default_factory=list)
+    """For each pass the index in `token_ids` of the first token that it decided."""
 
     @property
     def forward_passes(self) -> int:
-        return len(self.pass_sizes)
+        return len(self.passes)
+
+    @property
+    def pass_sizes(self) -> list[int]:
+        """Tokens appended in each forward pass."""
+        return [len(one.tokens) for one in self.passes]
 
 
 def decode(
@@ -73,14 +86,21 @@ def decode(
     context_length: int | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     record: bool = False,
+    guide: Guide | None = None,
+    tie: float = 0.0,
+    prices: Prices | None = None,
 ) -> Decoded:
     """The best completion that the grammar allows behind what `session` holds and `request` (ids, at least one).
+
+    With a `guide`, passes also check what it guesses; the completion is the same. Where the two best logits of such a
+    pass lie within `tie` of each other the pass is made again without the guess, because a pass over more tokens rounds
+    otherwise. Nothing is guessed while decisions are recorded. `prices` learns what the passes cost.
 
     A grammar that cannot go on, or no end within `max_new_tokens`, is the result's `error`. Raises `DecodeError` for a
     full context (known beforehand where `context_length` is given) or logits that are not numbers, and whatever the
     session raises; then the session is as it was. After success it holds the request and part of the completion.
     """
-    run = _Run(session, context_length, record)
+    run = _Run(session, context_length, record, None if record else guide, tie, prices)
     try:
         return run.constrained(request, matcher, max_new_tokens)
     except BaseException:
@@ -109,7 +129,15 @@ def decode_free(
 class _Run:
     """One decoding: its counts and clocks."""
 
-    def __init__(self, session: Session, context_length: int | None, record: bool) -> None:
+    def __init__(
+        self,
+        session: Session,
+        context_length: int | None,
+        record: bool,
+        guide: Guide | None = None,
+        tie: float = 0.0,
+        prices: Prices | None = None,
+    ) -> None:
         self.session = session
         self.context_length = context_length
         self.start = session.position
@@ -119,7 +147,12 @@ class _Run:
         self.grammar = 0.0
         self.ids: list[int] = []
         self.forced = 0
-        self.sizes: list[int] = []
+        self.passes: list[Pass] = []
+        self.starts: list[int] = []
+        self.guide = guide
+        self.tie = tie
+        self.prices = prices
+        self.guessed = self.right = 0
         self.decisions: list[Decision] | None = [] if record else None
 
     def undo(self) -> None:
@@ -136,18 +169,77 @@ class _Run:
                 if len(self.ids) >= limit:
                     error = f"no end of the completion within {limit} tokens"
                     break
-                logits = self.append(pending)
-                token = self.choose(logits, matcher)
-                pending = [token]
-                self.force(matcher, pending)
+                steps = self.steps(matcher, pending)
+                pending = self.guess(pending, steps, matcher, limit) if steps else self.step(pending, matcher)
+            if self.guide is not None and error is None:
+                self.guide.finish()
         except GrammarError as problem:
             error = str(problem)
         return self.result(error)
+
+    def step(self, pending: list[int], matcher: Matcher) -> list[int]:
+        """One pass, one decision; what is to be appended next."""
+        return self.follow(self.choose(self.append(pending), matcher), matcher)
+
+    def follow(self, token: int, matcher: Matcher) -> list[int]:
+        """A chosen token and what the grammar forces behind it."""
+        pending = [token]
+        self.force(matcher, pending)
+        return pending
+
+    def steps(self, matcher: Matcher, pending: list[int]) -> list[Step]:
+        if self.guide is None:
+            return []
+        clock = perf_counter()
+        position, limit = self.session.position + len(pending), self.context_length
+        steps = self.guide.steps(matcher, MAX_NEW_TOKENS if limit is None else limit - position)
+        self.grammar += perf_counter() - clock
+        return steps
+
+    def guess(self, pending: list[int], steps: list[Step], matcher: Matcher, limit: int) -> list[int]:
+        """One pass over `pending` and a guess behind it: as many decisions as it is right about and one more.
+
+        What is appended next.
+        """
+        assert self.guide is not None
+        begin, start = self.session.position, 0
+        tokens = [*pending, *(token for step in steps for token in (step.token, *step.forced))]
+        ends = list(accumulate((step.rows for step in steps), initial=len(pending)))
+        rows = self.append(tokens, [end - 1 for end in ends])
+        if not rows.flags.writeable:
+            rows = rows.copy()
+        self.guessed += len(tokens) - len(pending)
+        for row, end, step in zip_longest(rows, ends, steps):
+            if self.tied(row, matcher):
+                self.session.rewind(begin + start)
+                return self.step(tokens[start:end], matcher)
+            following = self.follow(self.choose(row, matcher), matcher)
+            if step is None:
+                break
+            right = following[0] == step.token
+            self.guide.checked(step, right)
+            if not right or len(self.ids) >= limit:
+                self.session.rewind(begin + end)
+                break
+            self.right += step.rows
+            start = end
+        return following
+
+    def tied(self, logits: Logits, matcher: Matcher) -> bool:
+        """Whether another rounding of these logits might decide otherwise."""
+        best = int(logits.argmax())
+        top = float(logits[best])
+        logits[best] = -np.inf
+        second = float(logits.max(initial=-np.inf))
+        logits[best] = top
+        return not top - second > self.tie or not matcher.allows(best)
 
     def force(self, matcher: Matcher, pending: list[int]) -> None:
         """Add the tokens that the grammar forces to the result and to what is appended next."""
         clock = perf_counter()
         ids = matcher.forced()
+        if self.guide is not None:
+            self.guide.forced(ids)
         self.grammar += perf_counter() - clock
         self.ids += ids
         self.forced += len(ids)
@@ -159,6 +251,7 @@ class _Run:
         The best token of all is most often allowed, and asking that is much cheaper than the mask of a free string.
         """
         clock = perf_counter()
+        copied = matcher.copied
         best = int(logits.argmax())
         self.check(float(logits[best]))
         if self.decisions is not None or not matcher.take(best):
@@ -174,6 +267,8 @@ class _Run:
                 self.decisions.append(Decision(self.session.position, len(ids), best, margin))
             self.check(top)
             matcher.accept(best)
+        if self.guide is not None:
+            self.guide.chosen(best, copied)
         self.grammar += perf_counter() - clock
         self.decide(best)
         return best
@@ -198,8 +293,8 @@ class _Run:
             pending = [best]
         return self.result(error)
 
-    def append(self, tokens: list[int]) -> Logits:
-        """One forward pass; the row behind its last token."""
+    def append(self, tokens: list[int], rows: Rows = "last") -> Logits:
+        """One forward pass."""
         position, room = self.session.position, self.context_length
         if room is not None and position + len(tokens) > room:
             raise DecodeError(
@@ -207,9 +302,13 @@ class _Run:
                 f"and its completion, {len(tokens)} more to append; shorten the request or the toolset"
             )
         clock = perf_counter()
-        logits = self.session.append(tokens)
-        self.model += perf_counter() - clock
-        self.sizes.append(len(tokens))
+        logits = self.session.append(tokens, rows=rows)
+        elapsed = perf_counter() - clock
+        self.model += elapsed
+        self.passes.append(Pass(position, tokens, rows))
+        self.starts.append(len(self.ids))
+        if self.prices is not None:
+            self.prices.record(len(tokens), 1 if rows == "last" else len(rows), elapsed)
         return logits
 
     def check(self, logit: float) -> None:
@@ -231,11 +330,14 @@ class _Run:
             token_ids=self.ids,
             forced_tokens=self.forced,
             decided_tokens=len(self.ids) - self.forced,
-            pass_sizes=self.sizes,
+            passes=self.passes,
             first_decision_ms=0.0 if self.first is None else (self.first - self.begun) * 1e3,
             total_ms=(now - self.begun) * 1e3,
             model_ms=self.model * 1e3,
             grammar_ms=self.grammar * 1e3,
             error=error,
             decisions=self.decisions,
+            guessed_tokens=self.guessed,
+            guessed_right=self.right,
+            pass_starts=self.starts,
         )

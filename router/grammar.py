@@ -11,6 +11,7 @@ decoder's limit, with an error, `router.productions` says.
 from __future__ import annotations
 
 import json
+from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
@@ -92,6 +93,22 @@ class Matcher:
         self._span: SpanWalk | None = None
         self._escape = grammar.tokenizer.control_id("escape")
         self._bos = grammar.tokenizer.bos_id
+
+    def copy(self) -> Matcher:
+        """Another walk that stands where this one does."""
+        other = copy(self)
+        other._base = self._base.deep_copy()
+        other._span = None if self._span is None else self._span.copy()
+        return other
+
+    @property
+    def copied(self) -> int | None:
+        """How many tokens the string that is copied from the request has so far; None outside of one."""
+        return None if self._span is None else self._span.length
+
+    def likely_copy(self) -> int | None:
+        """The token with which the string that is copied goes on, where it goes on as the request first does."""
+        return None if self._span is None else self._span.likely()
 
     @property
     def finished(self) -> bool:

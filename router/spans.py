@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import Final
 
 from router.request import Request, SpanKind, Start
@@ -62,6 +63,29 @@ class SpanWalk:
             return first[known:]
         options = list(self.options())
         return options if len(options) == 1 else []
+
+    def copy(self) -> SpanWalk:
+        """Another walk that stands where this one does."""
+        other = copy(self)
+        other._ids = list(self._ids)
+        return other
+
+    @property
+    def length(self) -> int:
+        """Tokens taken so far."""
+        return len(self._ids)
+
+    def likely(self) -> int | None:
+        """The token with which the first of the living spans goes on; None where it ends."""
+        known = len(self._ids)
+        start = self._alive[0]
+        source, end = start.source, start.at + len(self._done)
+        number = source.boundary(end)
+        if end >= start.last or number is None:
+            return None
+        further = min(source.offset(number + PIECE), start.last)
+        ids = self._tokenizer.encode_text(source.data[start.at : further].decode())
+        return ids[known] if ids[:known] == self._ids and len(ids) > known else None
 
     def allows(self, token: int) -> bool:
         """Whether `token` may come next: as `options`, without looking every other token up."""

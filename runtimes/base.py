@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +82,14 @@ class Availability:
     reason: str = ""
     fix: str = ""
     devices: dict[str, DeviceStatus] = field(default_factory=dict)
+
+
+class Pass(NamedTuple):
+    """One forward pass: over which tokens, behind how many cached ones, and which rows are asked for."""
+
+    start: int
+    tokens: Sequence[int]
+    rows: Rows = "last"
 
 
 BareLoop = Callable[[], None]

@@ -19,6 +19,7 @@ from runtimes.base import (
     CountingSession,
     DeviceStatus,
     Logits,
+    Pass,
     Rows,
     check_threads,
     row_offsets,
@@ -86,17 +87,14 @@ def bare_loop(
     device: str = "auto",
     threads: int | None = None,
     prefix: Sequence[int],
-    passes: Sequence[Sequence[int]],
+    passes: Sequence[Pass],
 ) -> BareLoop:
     """The same passes as bare `MLModel.predict` calls, with their inputs made beforehand."""
     model = open_model(artifact, device=device, threads=threads)
     ml, state = model.ml, model.ml.make_state()
     if prefix:
         ml.predict(_inputs(prefix, 0, "last"), state)
-    steps, position = [], len(prefix)
-    for tokens in passes:
-        steps.append(_inputs(tokens, position, "last"))
-        position += len(tokens)
+    steps = [_inputs(tokens, start, rows) for start, tokens, rows in passes]
 
     def run() -> None:
         for inputs in steps:

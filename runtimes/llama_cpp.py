@@ -27,7 +27,17 @@ from typing import Any, Final
 import numpy as np
 
 from runtimes.artifact import Artifact
-from runtimes.base import BareLoop, Logits, Rows, check_append, check_rewind, check_rows, check_threads, row_offsets
+from runtimes.base import (
+    BareLoop,
+    Logits,
+    Pass,
+    Rows,
+    check_append,
+    check_rewind,
+    check_rows,
+    check_threads,
+    row_offsets,
+)
 from runtimes.errors import ArtifactError, SessionError, UserError
 from runtimes.llama_native import Gpu, availability, choose, log, native
 
@@ -61,29 +71,42 @@ def bare_loop(
     device: str = "auto",
     threads: int | None = None,
     prefix: Sequence[int],
-    passes: Sequence[Sequence[int]],
+    passes: Sequence[Pass],
 ) -> BareLoop:
-    """A closure that rewinds to `prefix` and decodes `passes`, every batch built beforehand.
+    """A closure that decodes `passes` behind `prefix`, every batch built beforehand.
 
     After each pass it asks for the last row of logits, which waits for the computation, and copies nothing.
     """
     session = open_model(artifact, device=device, threads=threads).session()
-    session.append([*prefix, *(token for tokens in passes for token in tokens)])  # raises what is wrong with them
-    session.rewind(len(prefix))
-    arrays = [(ctypes.c_int32 * len(part))(*part) for tokens in passes for part in _cut(tokens, session.batch)]
-    batches = [native().llama_batch_get_one(array, len(array)) for array in arrays]
-    return partial(_replay, session, len(prefix), batches, arrays)
+    session.append(prefix)
+    for start, tokens, rows in passes:  # raises what is wrong with them
+        session.rewind(start)
+        session.append(tokens, rows=rows)
+    batches: list[tuple[int, Any]] = []
+    kept: list[Any] = []
+    for start, tokens, rows in passes:
+        wanted = set(row_offsets(rows, len(tokens)))
+        for begin in range(0, len(tokens), session.batch):
+            part = tokens[begin : begin + session.batch]
+            array = (ctypes.c_int32 * len(part))(*part)
+            flags = (ctypes.c_int8 * len(part))(*(begin + i in wanted for i in range(len(part))))
+            kept += [array, flags]
+            batches.append((start + begin, native().llama_batch(n_tokens=len(part), token=array, logits=flags)))
+    return partial(_replay, session, batches, kept)
 
 
-def _replay(session: LlamaSession, start: int, batches: list[Any], _arrays: list[Any]) -> None:
-    """`_arrays` is what `batches` point to; it is passed along to stay alive."""
-    lib, context = native(), session.context
+def _replay(session: LlamaSession, batches: list[tuple[int, Any]], _kept: list[Any]) -> None:
+    """`_kept` is what `batches` point to; it is passed along to stay alive."""
+    lib, context, memory = native(), session.context, session.memory
     decode, logits = lib.llama_decode, lib.llama_get_logits_ith
-    lib.llama_memory_seq_rm(session.memory, 0, start, -1)
-    for batch in batches:
+    position = -1
+    for start, batch in batches:
+        if start != position:
+            lib.llama_memory_seq_rm(memory, 0, start, -1)
         if decode(context, batch) != 0:
             raise SessionError(f"bare loop: llama.cpp could not decode ({log.reason()})")
         logits(context, -1)
+        position = start + batch.n_tokens
 
 
 class LlamaModel:

@@ -23,6 +23,7 @@ from runtimes.base import (
     CountingSession,
     DeviceStatus,
     Logits,
+    Pass,
     Rows,
     check_threads,
     row_offsets,
@@ -74,7 +75,7 @@ def bare_loop(
     device: str = "auto",
     threads: int | None = None,
     prefix: Sequence[int],
-    passes: Sequence[Sequence[int]],
+    passes: Sequence[Pass],
 ) -> BareLoop:
     """The same passes through mlx-lm's own forward, with input ids made beforehand; one evaluation a pass."""
     import mlx.core as mx
@@ -85,21 +86,24 @@ def bare_loop(
     # mlx-lm takes a layer's kind of mask from the cache at the pattern's position, also where no such layer is.
     spare = [caches[0]] * max(0, net.args.sliding_window_pattern - len(caches))
 
-    def step(tokens: Any) -> Any:
-        return mlx_net.head(net, net.model(tokens, [*caches, *spare])[:, -1:]).astype(mx.float32)
+    def step(tokens: Any, rows: Any) -> Any:
+        return mlx_net.head(net, net.model(tokens, [*caches, *spare])[:, rows]).astype(mx.float32)
 
     with model.stream():
         if prefix:
-            mx.eval(step(mx.array(list(prefix))[None]))
-        steps = [mx.array(list(tokens))[None] for tokens in passes]
-        mx.eval(steps)
+            mx.eval(step(mx.array(list(prefix))[None], mx.array([len(prefix) - 1])))
+        steps = [
+            (start, mx.array(list(tokens))[None], mx.array(list(row_offsets(rows, len(tokens)))))
+            for start, tokens, rows in passes
+        ]
+        mx.eval([part for _, *parts in steps for part in parts])
 
     def run() -> None:
-        for layer_cache in caches:
-            layer_cache.offset = len(prefix)
         with model.stream():
-            for tokens in steps:
-                np.asarray(step(tokens))  # asking for the numbers evaluates
+            for start, tokens, rows in steps:
+                for layer_cache in caches:
+                    layer_cache.offset = start
+                np.asarray(step(tokens, rows))  # asking for the numbers evaluates
 
     return run
 

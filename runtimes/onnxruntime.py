@@ -18,11 +18,13 @@ from runtimes.base import (
     CountingSession,
     DeviceStatus,
     Logits,
+    Pass,
     Rows,
     check_threads,
+    row_offsets,
 )
 from runtimes.errors import ArtifactError, SessionError, UnavailableError, UserError
-from runtimes.onnxruntime_sequence import ALL_ROWS, LAST_ROW, BoundSequence, HostSequence, Pass
+from runtimes.onnxruntime_sequence import ALL_ROWS, LAST_ROW, BoundSequence, HostSequence, Runner
 
 FORMAT = "onnx"
 
@@ -94,21 +96,21 @@ def bare_loop(
     device: str = "auto",
     threads: int | None = None,
     prefix: Sequence[int],
-    passes: Sequence[Sequence[int]],
+    passes: Sequence[Pass],
 ) -> BareLoop:
     """The same passes with ids made beforehand: `InferenceSession.run` (or its I/O binding) and nothing else."""
     model = open_model(artifact, device=device, threads=threads)
     run = model.sequence()
-    steps, position = [], len(prefix)
-    for tokens in passes:
-        steps.append((np.array([tokens], np.int64), position))
-        position += len(tokens)
+    steps = [
+        (np.array([tokens], np.int64), np.array([row_offsets(rows, len(tokens))[0]], np.int64), start)
+        for start, tokens, rows in passes
+    ]
     if prefix:
         run(np.array([prefix], np.int64), LAST_ROW, 0)
 
     def loop() -> None:
-        for ids, past in steps:
-            run(ids, LAST_ROW, past)
+        for ids, first_row, past in steps:
+            run(ids, first_row, past)
 
     return loop
 
@@ -134,7 +136,7 @@ class OnnxModel:
             raise SessionError("onnxruntime: the model is closed; open it again")
         return self._session
 
-    def sequence(self) -> Pass:
+    def sequence(self) -> Runner:
         """A new, empty cache, as the function that runs passes on it."""
         return BoundSequence(self.native, "cuda", self._index) if self._on_gpu else HostSequence(self.native)
 
@@ -151,7 +153,7 @@ class OnnxSession(CountingSession):
     def __init__(self, model: OnnxModel) -> None:
         super().__init__(model)
         self._onnx = model
-        self._run: Pass = model.sequence()
+        self._run: Runner = model.sequence()
 
     def _check_open(self) -> None:
         self._onnx.native  # noqa: B018 - raises when closed

@@ -20,7 +20,7 @@ ALL_ROWS: Final[Ids] = np.array([0], np.int64)
 LAST_ROW: Final[Ids] = np.array([-1], np.int64)
 """What `first_row` may be: the graph computes logits from that row of the pass on."""
 
-Pass = Callable[[Ids, Ids, int], Logits]
+Runner = Callable[[Ids, Ids, int], Logits]
 """``run(ids, first_row, past)``: one forward pass of `ids` (1, n) behind the first `past` cached tokens; logits
 (rows, vocab). Where it raises, the cache is as it was."""
 

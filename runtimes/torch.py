@@ -17,6 +17,7 @@ from runtimes.base import (
     CountingSession,
     DeviceStatus,
     Logits,
+    Pass,
     Rows,
     check_threads,
 )
@@ -67,27 +68,26 @@ def bare_loop(
     device: str = "auto",
     threads: int | None = None,
     prefix: Sequence[int],
-    passes: Sequence[Sequence[int]],
+    passes: Sequence[Pass],
 ) -> BareLoop:
     """The same passes with everything but the forward passes done beforehand: input ids, positions and masks."""
     import torch
 
     model = open_model(artifact, device=device, threads=threads)
-    net, cache = model.net, _Cache(model)
+    net, cache, target = model.net, _Cache(model), model.net.device
     with torch.inference_mode():
         cache.start = 0
         net(**cache.inputs(prefix), past_key_values=cache, use_cache=True, logits_to_keep=1)
-        steps, position = [], len(prefix)
-        for tokens in passes:
-            cache.start = position
-            steps.append((position, cache.inputs(tokens)))
-            position += len(tokens)
+        steps = []
+        for start, tokens, rows in passes:
+            cache.start = start
+            steps.append((start, cache.inputs(tokens), _keep(rows, target)))
 
     def run() -> None:
         with torch.inference_mode():
-            for start, inputs in steps:
+            for start, inputs, keep in steps:
                 cache.start = start
-                net(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1].float().cpu()
+                net(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=keep).logits[0].float().cpu()
 
     return run
 
@@ -138,11 +138,20 @@ class TorchSession(CountingSession):
 
         cache, net = self._cache, self._torch.net
         cache.start = self._position
-        keep: Any = {"last": 1, "all": 0}[rows] if isinstance(rows, str) else torch.tensor(rows, device=net.device)
+        keep = _keep(rows, net.device)
         with torch.inference_mode():
             out = net(**cache.inputs(tokens), past_key_values=cache, use_cache=True, logits_to_keep=keep)
             logits: Logits = out.logits[0].float().cpu().numpy()
         return logits[-1] if rows == "last" else logits
+
+
+def _keep(rows: Rows, device: torch.device) -> int | torch.Tensor:
+    """What transformers calls `logits_to_keep`."""
+    import torch
+
+    if isinstance(rows, str):
+        return {"last": 1, "all": 0}[rows]
+    return torch.tensor(rows, device=device)
 
 
 class _Cache:

@@ -22,7 +22,17 @@ from router.tokenizer import RouterTokenizer
 from router.toolset import Call, Toolset, to_dict
 from runtimes import FORMATS, RUNTIMES
 from runtimes.artifact import PROOF, SCHEMA, TOKENIZER, TOOLSET, Artifact, open_artifact, sha256_file, write_manifest
-from runtimes.base import Availability, BareLoop, Logits, Rows, check_append, check_rewind
+from runtimes.base import (
+    Availability,
+    BareLoop,
+    Logits,
+    Pass,
+    Rows,
+    check_append,
+    check_rewind,
+    check_rows,
+    row_offsets,
+)  # fmt: skip
 from runtimes.errors import UnavailableError
 
 FORMAT = "scripted"
@@ -93,15 +103,15 @@ def bare_loop(
     device: str = "auto",
     threads: int | None = None,
     prefix: Sequence[int],
-    passes: Sequence[Sequence[int]],
+    passes: Sequence[Pass],
 ) -> BareLoop:
     session = ScriptedModel(artifact, device).session()
     session.append(prefix)
 
     def run() -> None:
-        session.rewind(len(prefix))
-        for tokens in passes:
-            session.append(tokens)
+        for start, tokens, rows in passes:
+            session.rewind(start)
+            session.append(tokens, rows=rows)
 
     return run
 
@@ -133,12 +143,13 @@ class ScriptedSession:
     def append(self, tokens: Sequence[int], *, rows: Rows = "last") -> Logits:
         model = self.model
         check_append(tokens, position=self.position, vocab_size=model.vocab_size, context_length=model.context_length)
+        check_rows(rows, len(tokens))
         self._misbehave()
         out = []
         for token in tokens:
             self.tokens.append(int(token))
             out.append(self._row())
-        return out[-1] if rows == "last" else np.stack(out)
+        return out[-1] if rows == "last" else np.stack([out[o] for o in row_offsets(rows, len(tokens))])
 
     def rewind(self, position: int) -> None:
         check_rewind(position, position=self.position)

@@ -22,9 +22,10 @@ from export import exporter
 from export.base import Checkpoint, Quant
 from runtimes import runtime
 from runtimes.artifact import Artifact
-from runtimes.base import Logits, Model, Session
+from runtimes.base import Logits, Model, Pass, Session
 from runtimes.errors import SessionError, UserError
 from tests.exports import Maker, variants
+from tests.passes import consecutive
 
 LENGTH = 720
 
@@ -288,8 +289,7 @@ def test_wrong_threads_and_devices(subject: Subject) -> None:
 
 def test_bare_loop_repeats(subject: Subject) -> None:
     tokens = random_tokens(subject, 120, 21)
-    loop = subject.module.bare_loop(
-        subject.artifact, device="cpu", threads=1, prefix=tokens[:100], passes=[tokens[100:112], tokens[112:113]]
-    )
+    passes = [*consecutive(100, [tokens[100:112], tokens[112:113]]), Pass(110, tokens[110:118], [1, 2, 7])]
+    loop = subject.module.bare_loop(subject.artifact, device="cpu", threads=1, prefix=tokens[:100], passes=passes)
     loop()
     loop()

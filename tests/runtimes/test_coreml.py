@@ -23,6 +23,7 @@ from runtimes import coreml
 from runtimes.artifact import Artifact
 from runtimes.errors import ArtifactError, SessionError, UnavailableError, UserError
 from tests.odd import odd_checkpoint, reference, walk
+from tests.passes import consecutive
 from tests.tiny import WINDOW
 
 torch = pytest.importorskip("torch")
@@ -251,7 +252,7 @@ def test_off_macos_15(tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch, system:
     with pytest.raises(UnavailableError, match="Core ML prediction needs macOS 15; "):
         coreml.open_model(an_artifact(tiny))
     with pytest.raises(UnavailableError):
-        coreml.bare_loop(an_artifact(tiny), prefix=[5], passes=[[6]])
+        coreml.bare_loop(an_artifact(tiny), prefix=[5], passes=consecutive(1, [[6]]))
 
 
 def test_on_a_mac_without_coremltools(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,7 +304,7 @@ def test_the_bare_loop_makes_the_same_passes(
     prefix, passes = tokens[:100], [tokens[100:110], tokens[110:111], tokens[111:180]]
     with monkeypatch.context() as patch:
         patch.setattr(StandIn, "predict", spy)
-        loop = coreml.bare_loop(an_artifact(tiny), prefix=prefix, passes=passes)
+        loop = coreml.bare_loop(an_artifact(tiny), prefix=prefix, passes=consecutive(len(prefix), passes))
         seen.clear()
         loop()
         loop()

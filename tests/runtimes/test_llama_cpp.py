@@ -18,6 +18,7 @@ import pytest
 from runtimes.artifact import Artifact
 from runtimes.errors import ArtifactError, SessionError, UnavailableError, UserError
 from tests.exports import Maker
+from tests.passes import consecutive
 
 pytest.importorskip("llama_cpp")
 pytest.importorskip("gguf")
@@ -261,7 +262,9 @@ def test_the_bare_loop_does_what_a_session_does(
 ) -> None:
     calls = counted(monkeypatch)
     prefix, passes = tokens_of(100, 7), [tokens_of(12, 8), tokens_of(1, 9), tokens_of(5, 10)]
-    loop: Any = llama_cpp.bare_loop(artifact, device="cpu", threads=1, prefix=prefix, passes=passes)
+    loop: Any = llama_cpp.bare_loop(
+        artifact, device="cpu", threads=1, prefix=prefix, passes=consecutive(len(prefix), passes)
+    )
     session = model.session()
     want = session.append([*prefix, *passes[0], *passes[1], *passes[2]])
     inner = loop.args[0]
@@ -277,7 +280,9 @@ def test_the_bare_loop_does_what_a_session_does(
 def test_a_bare_loop_that_cannot_run(artifact: Artifact) -> None:
     for prefix, passes in (([1] * 1000, [[2] * 30]), ([1], [[-1]]), ([], [])):
         with pytest.raises(SessionError):
-            llama_cpp.bare_loop(artifact, device="cpu", threads=1, prefix=prefix, passes=passes)
+            llama_cpp.bare_loop(
+                artifact, device="cpu", threads=1, prefix=prefix, passes=consecutive(len(prefix), passes)
+            )
 
 
 # Memory and noise
@@ -333,7 +338,7 @@ def test_it_is_quiet_also_at_exit(artifact: Artifact) -> None:
         "model = llama_cpp.open_model(artifact, device='cpu', threads=1)\n"
         "sessions = [model.session(), model.session()]\n"
         "kept = [s.append([5, 6, 7]) for s in sessions]\n"
-        "loop = llama_cpp.bare_loop(artifact, device='cpu', threads=1, prefix=[5], passes=[[6]])\n"
+        "loop = llama_cpp.bare_loop(artifact, device='cpu', threads=1, prefix=[5], passes=[(1, [6], 'last')])\n"
         "loop()\n",
         str(artifact.folder),
         str(artifact.vocab_size),

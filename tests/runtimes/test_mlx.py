@@ -18,6 +18,7 @@ from export.base import Checkpoint
 from runtimes.artifact import Artifact
 from runtimes.errors import ArtifactError, SessionError, UnavailableError, UserError
 from tests.odd import odd_checkpoint, reference, walk
+from tests.passes import consecutive
 from tests.tiny import WINDOW
 
 pytest.importorskip("mlx.core")
@@ -269,7 +270,9 @@ def test_damaged_weights(artifact: Artifact, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("quant", ["bf16", "4bit"])
 def test_the_bare_loop_runs_narrow_variants(tiny: Checkpoint, tmp_path: Path, tokens: list[int], quant: str) -> None:
-    loop = runtime.bare_loop(export(tiny, tmp_path, quant), device="cpu", prefix=tokens[:70], passes=[[5, 6], [7]])
+    loop = runtime.bare_loop(
+        export(tiny, tmp_path, quant), device="cpu", prefix=tokens[:70], passes=consecutive(70, [[5, 6], [7]])
+    )
     loop()
     loop()
 
@@ -287,7 +290,7 @@ def test_the_bare_loop_makes_the_same_passes(
     prefix, passes = tokens[:100], [tokens[100:110], tokens[110:111], tokens[111:180]]
     with monkeypatch.context() as patch:
         patch.setattr(mlx_net, "head", spy)
-        loop = runtime.bare_loop(artifact, device="cpu", prefix=prefix, passes=passes)
+        loop = runtime.bare_loop(artifact, device="cpu", prefix=prefix, passes=consecutive(len(prefix), passes))
         seen.clear()
         loop()
         loop()

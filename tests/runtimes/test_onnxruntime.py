@@ -15,6 +15,7 @@ from runtimes.artifact import Artifact
 from runtimes.errors import ArtifactError, SessionError, UnavailableError, UserError
 from tests.exports import Maker
 from tests.odd import odd_checkpoint, reference, walk
+from tests.passes import consecutive
 from tests.tiny import WINDOW
 
 ort = pytest.importorskip("onnxruntime")
@@ -136,7 +137,7 @@ def test_bare_loop_computes_what_a_session_does(
         return seen[-1]
 
     monkeypatch.setattr(HostSequence, "__call__", watched)
-    loop = runtime.bare_loop(artifact, device="cpu", threads=1, prefix=tokens[:100], passes=passes)
+    loop = runtime.bare_loop(artifact, device="cpu", threads=1, prefix=tokens[:100], passes=consecutive(100, passes))
     loop()
     loop()
     monkeypatch.undo()
