@@ -12,7 +12,6 @@ from bench.guess import GuessSession
 from router.cases import Case
 from router.core import Router, RouteResult
 from router.decode import MAX_NEW_TOKENS
-from router.render import user_turn
 from router.tokenizer import RouterTokenizer
 from router.toolset import Call
 from router.toolset_load import load_json
@@ -74,13 +73,14 @@ class Routed:
             "calls": _calls(result),
         }
 
-    def passes_of(self, case: Case) -> list[Pass]:
-        """The forward passes that routing a case takes."""
-        return self.router.route(case.user, self._context(case), max_new_tokens=self.limit).passes
+    def passes_of(self, case: Case) -> tuple[list[int], list[Pass]]:
+        """The forward passes that routing a case takes, and the tokens that are cached before them."""
+        passes = self.router.route(case.user, self._context(case), max_new_tokens=self.limit).passes
+        return [*self.prefix_ids, *self.tokenizer.context_ids(self.router.toolset, case.context)], passes
 
     def request_ids(self, case: Case) -> list[int]:
-        """The user's turn of a case, up to where the model answers."""
-        return self.tokenizer.request_ids(user_turn(self.router.toolset, case.user, case.context))
+        """What stands behind the prefix for a case, up to where the model answers: the user's turn, as a rule."""
+        return self.tokenizer.behind_prefix(self.router.toolset, case.user, case.context)
 
     def gold_ids(self, case: Case) -> list[int]:
         """The completion that the gold calls make, its stop included."""

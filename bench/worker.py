@@ -181,13 +181,13 @@ class Worker:
         """Prepare the runtime's own loop over the passes that routing `case` takes here."""
         router = self.router
         self.floor_case = self.cases[case]
-        passes = router.passes_of(self.floor_case)
+        prefix, passes = router.passes_of(self.floor_case)
         sizes = [len(one.tokens) for one in passes]
         settings = self.settings
         try:
             self.floor_loop = runtime(settings["runtime"]).bare_loop(
                 open_artifact(settings["folder"], check="sizes"),
-                device=settings["device"], threads=settings["threads"], prefix=router.prefix_ids, passes=passes,
+                device=settings["device"], threads=settings["threads"], prefix=prefix, passes=passes,
             )  # fmt: skip
             self.floor_loop()
             self.floor_loop()

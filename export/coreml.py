@@ -98,7 +98,6 @@ def write(
 def _prompts(source: Checkpoint, toolset: Toolset) -> list[list[int]]:
     """Two whole prompts of the toolset: what the network will see. Raises `UserError` without a known wire format."""
     from export.proof_requests import default_requests, sample_context
-    from router.render import user_turn
     from router.tokenizer import RouterTokenizer
     from router.wire import WIRES
 
@@ -110,8 +109,8 @@ def _prompts(source: Checkpoint, toolset: Toolset) -> list[list[int]]:
         except UserError:
             if last == 0:
                 raise
-    turns = [user_turn(toolset, request, sample_context(toolset)) for request in default_requests(toolset, 2)]
-    return [tokenizer.prompt_ids(toolset, turn) for turn in turns]
+    prefix, context = tokenizer.prefix_ids(toolset), sample_context(toolset)
+    return [prefix + tokenizer.behind_prefix(toolset, request, context) for request in default_requests(toolset, 2)]
 
 
 def _random_tokens(source: Checkpoint, capacity: int) -> list[int]:

@@ -19,13 +19,18 @@ def modelfile(weights: str, toolset: Toolset, wire: WireFormat, *, context: int)
     The template wraps a request in exactly the prompt that the router renders for `toolset` (``<bos>`` included: the
     GGUF says that none is to be added). A client with prompts of its own sends them with ``"raw": true``.
     """
-    template = _literal(render_prefix(toolset, wire)) + "{{ .Prompt }}" + _literal(render_suffix(wire))
-    example = ", ".join(f"{key}: ..." for key in toolset.shown)
+    system = toolset.instruction.strip() if toolset.placed else ""
+    head, _, tail = render_prefix(toolset, wire).partition(system) if system else ("", "", render_prefix(toolset, wire))
+    prefix = _literal(head) + "{{ .System }}" * bool(system) + _literal(tail)
+    template = prefix + "{{ .Prompt }}" + _literal(render_suffix(wire))
+    example = ", ".join(f"{key}: ..." for key in toolset.shown if key not in toolset.placed)
     lines = [
         f"# Toolset {toolset.name}: a request goes in as it is typed, calls come out; the stop is cut off.",
-        *([f"# It begins with a line of context: {example}"] if toolset.shown else []),
+        *([f"# It begins with a line of context: {example}"] if example else []),
+        *(["# Send the instruction as the system message, with values for what stands in braces."] if system else []),
         f"FROM ./{weights}",
         f'TEMPLATE """{template}"""',
+        *([f'SYSTEM """{system}"""'] if system and '"""' not in system else []),
         *(f'PARAMETER stop "{stop}"' for stop in wire.stops),
         "PARAMETER temperature 0",
         f"PARAMETER num_ctx {min(context, CONTEXT)}",

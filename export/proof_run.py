@@ -14,7 +14,6 @@ from export.proof_requests import sample_context
 from router.cases import same_calls
 from router.decode import decode
 from router.grammar import Grammar
-from router.render import user_turn
 from router.tokenizer import RouterTokenizer
 from router.toolset import Call, Toolset
 from router.wire import WireError, wire_format
@@ -139,7 +138,7 @@ class _Decoder:
 
     def decode(self, request: str) -> _Decoded:
         """What the router makes of `request`, its prefix being in the cache."""
-        ids = self.tokenizer.request_ids(user_turn(self.toolset, request, sample_context(self.toolset)))
+        ids = self.tokenizer.behind_prefix(self.toolset, request, sample_context(self.toolset))
         room = self.context_length - len(self.prefix) - len(ids)
         if room < 1:
             raise UserError(f"the request {request[:60]!r} does not fit the context of {self.context_length} tokens")

@@ -86,7 +86,8 @@ class RouteResult:
 class Router:
     """Routes requests to the tools of one toolset. Use as a context manager, or `close` it.
 
-    The toolset's prefix is in the KV cache after opening and after every request, whatever happened to it. Calls from
+    The toolset's prefix is in the KV cache after opening and after every request, whatever happened to it; what an
+    instruction shows of the context stays there until it changes. Calls from
     several threads take turns: there is one sequence, behind one lock.
     """
 
@@ -106,7 +107,7 @@ class Router:
         self._lock = RLock()
         self._closed = False
         self.prefix_ids = tokenizer.prefix_ids(toolset)
-        smallest = len(self.prefix_ids) + len(tokenizer.request_ids("x")) + 1
+        smallest = len(tokenizer.prompt_ids(toolset, "x")) + 1
         if tokenizer.vocab_size > model.vocab_size:
             raise UserError(
                 f"{tokenizer.source}: {tokenizer.vocab_size} entries, but the model has {model.vocab_size}; "
@@ -114,7 +115,7 @@ class Router:
             )
         if smallest > model.context_length:
             raise UserError(
-                f"toolset {toolset.name}: its declarations take {len(self.prefix_ids)} tokens and leave no room for a "
+                f"toolset {toolset.name}: its declarations take {smallest} tokens and leave no room for a "
                 f"request in the context of {model.context_length}; use fewer tools or shorter descriptions"
             )
         self.grammar = Grammar.compile(toolset, tokenizer)
@@ -123,6 +124,8 @@ class Router:
         self._binding = [tool for tool in toolset if tool.bound]
         self._session: Session = model.session()
         self._session.append(self.prefix_ids)
+        self._shown: list[int] = []
+        """What an instruction shows of the latest request's context; it is in the cache too."""
 
     @classmethod
     def open(
@@ -178,18 +181,20 @@ class Router:
         bound = self._bound(context or {})
         if not isinstance(user, str) or not user.strip():
             raise UserError("the request is empty; say what you want done")
+        shown = self.tokenizer.context_ids(self.toolset, context or {})
         request = self.tokenizer.request_ids(user_turn(self.toolset, user, context or {}))
-        self._fits(request)
+        self._fits(shown, request)
         tokenized = perf_counter()
         with self._lock:
             self._open()
+            self._keep(shown)
             decoded, matching = self._decode(user, request, grammar, max_new_tokens, record)
         calls, text, error = self._read(decoded, grammar)
         if error is None:
             calls = [self._fill(call, bound) for call in calls]
         ended = perf_counter()
         stats = RouteStats(
-            prompt_tokens=len(self.prefix_ids) + len(request),
+            prompt_tokens=len(self.prefix_ids) + len(shown) + len(request),
             request_tokens=len(request),
             forced_tokens=decoded.forced_tokens,
             decided_tokens=decoded.decided_tokens,
@@ -211,6 +216,7 @@ class Router:
         with self._lock:
             self._open()
             for _ in range(requests):
+                self._keep(self._shown)
                 self._decode(WARM_UP, request, True, WARM_UP_TOKENS, False)
 
     def close(self) -> None:
@@ -233,13 +239,24 @@ class Router:
         if self._closed:
             raise UserError("the router is closed; open it again")
 
-    def _decode(self, user: str, request: list[int], grammar: bool, limit: int, record: bool) -> tuple[Decoded, float]:
-        """Decode behind the prefix and leave only the prefix in the cache. Also the seconds that the matcher took."""
-        session = self._session
-        if session.position != len(self.prefix_ids):
+    def _keep(self, shown: list[int]) -> None:
+        """Have the prefix and what an instruction shows behind it in the cache; mostly it is there."""
+        session, prefix = self._session, len(self.prefix_ids)
+        if session.position != prefix + len(self._shown):
             # A runtime that could not rewind lost the prefix with it; start over rather than answer from a wrong cache.
             session.rewind(0)
+            self._shown = []
             session.append(self.prefix_ids)
+        if shown != self._shown:
+            session.rewind(prefix)
+            self._shown = []
+            session.append(shown)
+            self._shown = shown
+
+    def _decode(self, user: str, request: list[int], grammar: bool, limit: int, record: bool) -> tuple[Decoded, float]:
+        """Decode and leave in the cache what was there before. Also the seconds that the matcher took."""
+        session = self._session
+        kept = session.position
         room = self.model.context_length
         begun = perf_counter()
         try:
@@ -258,8 +275,8 @@ class Router:
                 tie=self._tie, prices=prices,
             ), matching  # fmt: skip
         finally:
-            if session.position > len(self.prefix_ids):
-                session.rewind(len(self.prefix_ids))
+            if session.position > kept:
+                session.rewind(kept)
 
     def _read(self, decoded: Decoded, grammar: bool) -> tuple[list[Call], str, str | None]:
         ids = decoded.token_ids
@@ -281,8 +298,8 @@ class Router:
                 return [], text, f"the call does not hold to its schema: {wrong[0]}"
         return calls, text, None
 
-    def _fits(self, request: list[int]) -> None:
-        prefix, room = len(self.prefix_ids), self.model.context_length
+    def _fits(self, shown: list[int], request: list[int]) -> None:
+        prefix, room = len(self.prefix_ids) + len(shown), self.model.context_length
         if prefix + len(request) + 1 > room:
             raise DecodeError(
                 f"the request takes {len(request)} tokens; with the toolset's {prefix} and at least one for the answer "

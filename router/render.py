@@ -1,12 +1,14 @@
 """Writing the wire format: prompts, declarations, calls and responses, byte for byte as FunctionGemma's template.
 
 The prompt is cut in two around the request, because the first part is the same for every request of a toolset and
-stays in the KV cache: ``render_prefix(toolset) + user.strip() + render_suffix()``.
+stays in the KV cache: ``render_prefix(toolset) + user.strip() + render_suffix()``. Only where the instruction shows
+context (`Toolset.placed`) does the first part depend on the request: ``render_prefix(placed(toolset, context))``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from router.toolset import Call, Schema, Tool, Toolset
@@ -34,23 +36,36 @@ def render_prefix(toolset: Toolset, wire: WireFormat = FUNCTIONGEMMA) -> str:
     )  # fmt: skip
 
 
+def placed(toolset: Toolset, context: Mapping[str, Any]) -> Toolset:
+    """`toolset` with the context's values in its instruction; itself where the instruction shows none.
+
+    Raises `WireError` for a value that is missing or no single line.
+    """
+    if not toolset.placed:
+        return toolset
+    instruction = toolset.instruction
+    for key in toolset.placed:
+        instruction = instruction.replace(f"{{{key}}}", str(_shown(toolset, key, context)))
+    return replace(toolset, instruction=instruction)
+
+
 def user_turn(toolset: Toolset, user: str, context: Mapping[str, Any]) -> str:
-    """What the user's turn says: a line with the context that the toolset shows, if any, and the request (trimmed).
+    """What the user's turn says: a line with the context that the toolset shows there, if any, and the request.
 
     The line reads ``date: 2026-03-11, weekday: Wednesday``. It stands here, not before the declarations, so that the
     prompt's prefix stays the same for every request. Raises `WireError` for a value that is missing or no single line.
     """
-    parts = []
-    for key in toolset.shown:
-        value = context.get(key)
-        if value is None:
-            raise WireError(
-                f"context: no {key!r}, which toolset {toolset.name} shows the model; give it with the request"
-            )
-        if not isinstance(value, str | int | float) or len(str(value).splitlines()) != 1:
-            raise WireError(f"context: {key}: {_shorten(repr(value))} is not text or a number on one line")
-        parts.append(f"{key}: {value}")
+    parts = [f"{key}: {_shown(toolset, key, context)}" for key in toolset.shown if key not in toolset.placed]
     return (", ".join(parts) + "\n" if parts else "") + user.strip()
+
+
+def _shown(toolset: Toolset, key: str, context: Mapping[str, Any]) -> str | int | float:
+    value = context.get(key)
+    if value is None:
+        raise WireError(f"context: no {key!r}, which toolset {toolset.name} shows the model; give it with the request")
+    if not isinstance(value, str | int | float) or len(str(value).splitlines()) != 1:
+        raise WireError(f"context: {key}: {_shorten(repr(value))} is not text or a number on one line")
+    return value
 
 
 def render_suffix(wire: WireFormat = FUNCTIONGEMMA) -> str:

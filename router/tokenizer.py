@@ -7,13 +7,13 @@ neither a request nor a tool's description can ever become one; completions are 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from router.parse import Piece, parse_pieces
-from router.render import render_completion, render_prefix, render_suffix
+from router.render import placed, render_completion, render_prefix, render_suffix, user_turn
 from router.toolset import Call, Toolset
 from router.wire_format import FUNCTIONGEMMA, WireError, WireFormat
 from runtimes.errors import UserError
@@ -115,8 +115,21 @@ class RouterTokenizer:
         return ids
 
     def prefix_ids(self, toolset: Toolset) -> list[int]:
-        """The prompt up to the request, the same for every request of a toolset."""
+        """How every prompt of a toolset begins: all up to the request, or up to an instruction that shows context."""
+        if toolset.placed:  # the text that follows is one piece of text for the tokenizer
+            return [self._controls[self.wire.bos], self._controls[self.wire.start_turn]]
         return self.encode(render_prefix(toolset, self.wire))
+
+    def context_ids(self, toolset: Toolset, context: Mapping[str, Any]) -> list[int]:
+        """What stands between `prefix_ids` and the user's words; nothing unless the instruction shows context."""
+        if not toolset.placed:
+            return []
+        return self.encode(render_prefix(placed(toolset, context), self.wire))[len(self.prefix_ids(toolset)) :]
+
+    def behind_prefix(self, toolset: Toolset, user: str, context: Mapping[str, Any]) -> list[int]:
+        """Everything behind `prefix_ids` for one request with its context."""
+        turn = self.request_ids(user_turn(toolset, user, context))
+        return self.context_ids(toolset, context) + turn
 
     @cached_property
     def suffix_ids(self) -> tuple[int, ...]:
@@ -128,8 +141,8 @@ class RouterTokenizer:
         return [*self.encode_text(user.strip()), *self.suffix_ids]
 
     def prompt_ids(self, toolset: Toolset, user: str) -> list[int]:
-        """The whole prompt."""
-        return self.prefix_ids(toolset) + self.request_ids(user)
+        """The whole prompt of a toolset that shows no context, or of words that begin with it."""
+        return self.encode(render_prefix(toolset, self.wire)) + self.request_ids(user)
 
     def completion_ids(self, calls: Iterable[Call]) -> list[int]:
         """The calls and their stop, as the model should write them."""

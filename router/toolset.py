@@ -108,10 +108,17 @@ class Toolset:
     instruction: str = DEFAULT_INSTRUCTION
     max_calls: int = 1
     shown: tuple[str, ...] = ()
-    """Context keys (``show_context``) whose values the model reads at the start of the user's turn, in this order."""
+    """Context keys (``show_context``) whose values the model reads: in the instruction where it has the key in braces
+    (``{date}``), otherwise at the start of the user's turn, in this order."""
 
     def __iter__(self) -> Iterator[Tool]:
         return iter(self.tools)
+
+    @cached_property
+    def placed(self) -> tuple[str, ...]:
+        """The shown keys that stand in the instruction. FunctionGemma was trained so; the prompt is then another for
+        every value, and its declarations are read again (the user's turn keeps what stands before it constant)."""
+        return tuple(key for key in self.shown if f"{{{key}}}" in self.instruction)
 
     def tool(self, name: str) -> Tool | None:
         """The tool called `name`, or None."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from router.cases import Case
 from router.tokenizer import RouterTokenizer
+from router.toolset import DEFAULT_INSTRUCTION, Toolset
 from router.wire import render_completion, render_prompt
 from runtimes.errors import UserError
 from train.data.corpus import realise
@@ -155,5 +157,13 @@ def make_mixture(
         seed=stage.seed + (1_000_003 if dev else 0),
         swap=0.0 if dev else stage.swap,
         vectors=config.vectors,
-        recipes=[(r.toolset, list(islice(training_cases(r, split, against), RECIPE_CASES))) for r in recipes],  # type: ignore[arg-type]
+        recipes=[
+            (_without_context(r.toolset), list(islice(training_cases(r, split, against), RECIPE_CASES)))
+            for r in recipes
+        ],  # type: ignore[arg-type]
     )
+
+
+def _without_context(toolset: Toolset) -> Toolset:
+    """A toolset whose declarations many requests can share: what its instruction shows goes into the user's turn."""
+    return replace(toolset, instruction=DEFAULT_INSTRUCTION) if toolset.placed else toolset

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from router import render
 from router.toolset import DEFAULT_INSTRUCTION, Call
 from runtimes.errors import UserError
 from train.data.importers import find
@@ -59,7 +60,12 @@ def test_rows_become_cases_with_date_and_weekday_as_context(tmp_path: Path) -> N
     assert isinstance(first, Row) and isinstance(second, Row) and isinstance(third, Row)
     assert first.case.calls == (Call("ring", {"who": "Ada"}),), "a null that columns were filled with is no argument"
     assert first.case.context == {"date": "2031-05-02", "time": "07:45:10", "weekday": "Friday"}
-    assert first.toolset.instruction == DEFAULT_INSTRUCTION and first.split == "train"
+    placed = CLOCK.replace("2031-05-02T07:45:10", "{date}T{time}").replace("Friday", "{weekday}")
+    assert first.toolset.instruction == placed + DEFAULT_INSTRUCTION and first.split == "train"
+    assert first.toolset.placed == ("date", "time", "weekday")
+    prompt = render.render_prompt(render.placed(first.toolset, first.case.context), "Ring Ada")
+    assert prompt.startswith(f"<bos><start_of_turn>developer\n{CLOCK}{DEFAULT_INSTRUCTION}<start_function_declaration>")
+    assert third.toolset.placed == third.toolset.shown == ()
     assert first.case.id == "mobile_actions/dataset/1" and first.case.bucket == "ring"
     assert second.split == "test" and second.case.bucket == "parallel"
     assert [c.name for c in second.case.calls] == ["ring", "hang_up"]

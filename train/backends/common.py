@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.atomic import staged
-from router.render import user_turn
 from runtimes.errors import UserError
 from train.loop import other_configuration
 from train.plot import plot_loss
@@ -32,8 +31,7 @@ RECIPE = "recipe.json"
 def pairs(tokenizer: RouterTokenizer, toolset: Toolset, cases: Sequence[Case]) -> list[Pair]:
     """The ids of every case, as the wire format has them."""
     return [
-        (tokenizer.request_ids(user_turn(toolset, c.user, c.context)), tokenizer.completion_ids(list(c.calls)))
-        for c in cases
+        (tokenizer.behind_prefix(toolset, c.user, c.context), tokenizer.completion_ids(list(c.calls))) for c in cases
     ]
 
 

@@ -39,7 +39,7 @@ from router.cases import Case, CaseError, case_from_dict
 from router.chat_template import template_tools
 from router.toolset import DEFAULT_INSTRUCTION, Call, Tool, Toolset, schema_to_dict
 from router.validate import schema_errors
-from router.wire import FUNCTIONGEMMA, WireError, render_completion, render_prompt, user_turn
+from router.wire import FUNCTIONGEMMA, WireError, placed, render_completion, render_prompt, user_turn
 from runtimes.errors import UserError
 from train.data.importers.files import replacing
 
@@ -86,7 +86,8 @@ def export(
             if toolset.name not in tools:
                 tools[toolset.name] = tool_schemas(toolset, to)
             try:
-                row = _ROWS[to, style](case, toolset, tools[toolset.name], words(case, toolset).strip())
+                shown = placed(toolset, case.context)
+                row = _ROWS[to, style](case, shown, tools[toolset.name], words(case, toolset).strip())
             except WireError as error:
                 raise UserError(f"{place}: {case.id}: {error}; leave the case out, or use another style") from None
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

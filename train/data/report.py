@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from router.cases import Case
-from router.render import user_turn
 from router.tokenizer import RouterTokenizer
 from router.toolset import Toolset
 from router.validate import schema_errors
@@ -81,7 +80,7 @@ def contents(path: Path, toolset_of: ToolsetLookup, tokenizer: RouterTokenizer) 
         found.rows += 1
         found.tools["+".join(c.name for c in case.calls) or "no call"] += 1
         found.buckets[case.bucket] += 1
-        found.request[len(tokenizer.request_ids(user_turn(toolset, case.user, case.context)))] += 1
+        found.request[len(tokenizer.behind_prefix(toolset, case.user, case.context))] += 1
         found.completion[len(tokenizer.completion_ids(list(case.calls)))] += 1
         key = hash(normalised(case.user))
         found.repeated += key in seen

@@ -5,8 +5,8 @@
 (huggingface.co/datasets/google/mobile-actions) and Google's fine-tuning recipe for FunctionGemma. Any file of that
 form is read, also with arguments as JSON text, as OpenAI writes them.
 
-The first exchange of a row is the case. The developer's date and weekday become the case's context (``date``,
-``time``, ``weekday``); what else the developer says is the toolset's instruction. ``eval`` rows are test rows.
+The first exchange of a row is the case. What the developer says is the toolset's instruction; the date and the weekday
+in it are the case's context, shown where they stand (``{date}T{time}``, ``{weekday}``). ``eval`` rows are test rows.
 """
 
 from __future__ import annotations
@@ -58,12 +58,14 @@ def _row(place: str, data: Any, stem: str, toolsets: dict[str, Toolset]) -> Row:
         raise RowError("corrupt row", f"'metadata' is {split!r}; known are {', '.join(SPLITS)}")
     developer, user, answer = _exchange(want(data, "messages", list))
     context: dict[str, Any] = {}
-    if clock := _CLOCK.search(developer):
+    instruction = developer.strip() or DEFAULT_INSTRUCTION
+    if clock := _CLOCK.search(instruction):
         context |= {"date": clock.group(1), "time": clock.group(2)}
-    if weekday := _WEEKDAY.search(developer):
+        instruction = _put(instruction, clock, 1, "{date}T{time}", through=2)
+    if weekday := _WEEKDAY.search(instruction):
         context["weekday"] = weekday.group(1)
-    instruction = _WEEKDAY.sub("", _CLOCK.sub("", developer)).strip() or DEFAULT_INSTRUCTION
-    tools = _toolset(want(data, "tools", list), instruction, toolsets)
+        instruction = _put(instruction, weekday, 1, "{weekday}")
+    tools = _toolset(want(data, "tools", list), instruction, tuple(context), toolsets)
     calls = tuple(_call(call) for call in answer.get("tool_calls") or [])
     name = f"mobile_actions/{stem}/{place.rpartition(':')[2]}"
     bucket = "no-call" if not calls else "parallel" if len(calls) > 1 else calls[0].name
@@ -107,7 +109,12 @@ def _call(data: Any) -> Call:
     return Call(want(function, "name", str), {name: value for name, value in given.items() if value is not None})
 
 
-def _toolset(tools: list[Any], instruction: str, toolsets: dict[str, Toolset]) -> Toolset:
+def _put(text: str, found: re.Match[str], group: int, words: str, *, through: int | None = None) -> str:
+    """`text` with `words` in the place of a group (of all from it through another) of what was found in it."""
+    return text[: found.start(group)] + words + text[found.end(through or group) :]
+
+
+def _toolset(tools: list[Any], instruction: str, shown: tuple[str, ...], toolsets: dict[str, Toolset]) -> Toolset:
     text = json.dumps([tools, instruction], sort_keys=True)
     name = f"mobile_actions-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     if name not in toolsets:
@@ -115,7 +122,7 @@ def _toolset(tools: list[Any], instruction: str, toolsets: dict[str, Toolset]) -
             built = from_openai(_without_null(tools), name=name, max_calls=MAX_CALLS, source="tools")
         except ToolsetError as error:
             raise RowError("tools that cannot be read", str(error)) from None
-        toolsets[name] = replace(built, instruction=instruction)
+        toolsets[name] = replace(built, instruction=instruction, shown=shown)
     return toolsets[name]
 
 
