@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from router.parse import Piece, parse_completion, parse_pieces
 from router.render import (
+    placed,
     render_call,
     render_completion,
     render_declaration,
@@ -26,6 +27,7 @@ __all__ = [
     "WireFormat",
     "parse_completion",
     "parse_pieces",
+    "placed",
     "render_call",
     "render_completion",
     "render_declaration",
