@@ -24,6 +24,7 @@ from export.checkpoint import count_parameters
 from export.merge import merge_checkpoint
 from export.proof import make_proof
 from export.proof_file import read_header
+from export.trim_record import recorded_trim
 from router.toolset import Toolset, to_dict
 from router.wire import WIRES
 from runtimes import runtime
@@ -106,6 +107,7 @@ def _key(source: Checkpoint, fmt: str, quant: str, toolset: Toolset, requests: S
         source.name,
         toolset.sha256,
         json.dumps(list(requests) if requests is not None else None),
+        json.dumps(recorded_trim(source.folder)),
         *(f"{sha256_file(path)} {path.name}" for path in code),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -143,6 +145,7 @@ def _check_space(source: Checkpoint, spec: Quant, target: Path) -> None:
 def _manifest(
     source: Checkpoint, fmt: str, quant: str, spec: Quant, toolset: Toolset, written: Written, key: str, command: str
 ) -> dict[str, Any]:
+    trim = recorded_trim(source.folder)
     return {
         "schema": SCHEMA,
         "format": fmt,
@@ -158,6 +161,7 @@ def _manifest(
             "sha256": source.sha256,
             "parameters": count_parameters(source.folder),
         },
+        **({"trim": trim} if trim else {}),
         "toolset": {"name": toolset.name, "sha256": toolset.sha256},
         "key": key,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
