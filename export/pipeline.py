@@ -28,7 +28,17 @@ from export.trim_record import recorded_trim
 from router.toolset import Toolset, to_dict
 from router.wire import WIRES
 from runtimes import runtime
-from runtimes.artifact import MANIFEST, SCHEMA, TOKENIZER, TOOLSET, Artifact, open_artifact, sha256_file, write_manifest
+from runtimes.artifact import (
+    MANIFEST,
+    OUTPUT_IDS,
+    SCHEMA,
+    TOKENIZER,
+    TOOLSET,
+    Artifact,
+    open_artifact,
+    sha256_file,
+    write_manifest,
+)
 from runtimes.errors import ArtifactError, UnavailableError, UserError
 
 
@@ -54,6 +64,9 @@ def export_one(
     state = module.availability()
     if not state.available:
         raise UnavailableError(f"cannot export {fmt}: {state.reason}; {state.fix}")
+    why = getattr(module, "NO_OUTPUT_TRIM", "its exporter does not know how")
+    if why and source.output_ids is not None:
+        raise UnavailableError(f"cannot export {fmt} with fewer output rows alone: {why}; use --trim-form full")
     target = Path(out) / f"{fmt}-{quant}"
     say = progress or (lambda line: None)
     key = _key(source, fmt, quant, toolset, requests)
@@ -71,6 +84,8 @@ def export_one(
             say(f"writing {target}")
             written: Written = module.write(source, staging, quant, toolset)
             shutil.copyfile(source.folder / TOKENIZER, staging / TOKENIZER)
+            if source.output_ids is not None:
+                shutil.copyfile(source.folder / OUTPUT_IDS, staging / OUTPUT_IDS)
             _write_json(staging / TOOLSET, to_dict(toolset))
             manifest = _manifest(source, fmt, quant, spec, toolset, written, key, command)
             say(f"proving {target}")

@@ -4,6 +4,9 @@ The embedding is most of a small model: at FunctionGemma's 262,144 tokens it is 
 for scripts and words that a router never reads. Which tokens are kept, and why text of kept tokens is tokenized as
 before, is `export.trim_select`'s; other text is spelled in smaller pieces or bytes. The kept rows of the embedding and
 all other weights are the checkpoint's bit for bit.
+
+In the form ``output`` the tokenizer and the embedding stay whole, since looking a row up costs the same among many, and
+only the output matrix, which is multiplied in every pass, loses rows: the folder says which in ``output_ids.json``.
 """
 
 from __future__ import annotations
@@ -12,12 +15,14 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
 from export.atomic import disk_errors, staged
 from export.base import Checkpoint
 from export.checkpoint import TOKENIZER_FILES, open_checkpoint, read_json, weight_files
+from export.merge import RECORD as MERGED
 from export.pipeline import wire_name
 from export.trim_files import named_ids, remapped, trimmed_sentencepiece, trimmed_settings, trimmed_tokenizer
 from export.trim_record import ENGLISH, RECORD, Trim
@@ -26,7 +31,7 @@ from export.trim_texts import Said, file_texts, toolset_texts
 from router.tokenizer import RouterTokenizer
 from router.toolset import Toolset
 from router.wire_format import wire_format
-from runtimes.artifact import TOKENIZER, sha256_file
+from runtimes.artifact import OUTPUT_IDS, TOKENIZER, sha256_file
 from runtimes.errors import UserError
 
 CHECKED: Final = 2000
@@ -69,8 +74,11 @@ def trim_checkpoint(
     if progress:
         progress(f"trimming {source.name} to {len(selection.ids):,} of {source.vocab_size:,} tokens in {target}")
     with disk_errors(target), staged(target) as staging:
-        _write(source, spec, generation, selection.ids, staging)
-        _check(tokenizer, RouterTokenizer.load(staging / TOKENIZER, tokenizer.wire), selection.ids, texts)
+        if trim.form == "output":
+            _write_output(source, selection.ids, staging)
+        else:
+            _write(source, spec, generation, selection.ids, staging)
+            _check(tokenizer, RouterTokenizer.load(staging / TOKENIZER, tokenizer.wire), selection.ids, texts)
         made = open_checkpoint(staging, name=f"{source.name}-trim")
         _write_json(staging / RECORD, {**record, "key": key, "sha256": made.sha256})
     return Checkpoint(target, made.name, made.sha256, made.config)
@@ -98,8 +106,8 @@ def _select(
     rows = source.vocab_size
     pieces = read_pieces(spec, source.folder / TOKENIZER, rows)
     wanted = basics(pieces, tokenizer, named)
-    for said in texts.values():
-        wanted.update(*(_encode(tokenizer, one) for one in said))
+    for one in chain.from_iterable(texts.values()):
+        wanted.update(_encode(tokenizer, one))
     if beyond := wanted - pieces.spelling.keys():
         raise UserError(f"{tokenizer.source}: id {min(beyond)} is beyond the embedding's {rows} rows; use its own")
     what = " and ".join([", ".join([*texts][:-1]), [*texts][-1]] if len(texts) > 1 else texts)
@@ -124,6 +132,14 @@ def _check(
                     f"{before.source}: {one.text[:60]!r} ({name}) would be tokenized otherwise with fewer tokens; "
                     "this tokenizer cannot be trimmed"
                 )
+
+
+def _write_output(source: Checkpoint, ids: Sequence[int], folder: Path) -> None:
+    """The checkpoint as it is, and which rows of the output matrix are to be used."""
+    for path in source.folder.iterdir():
+        if path.is_file() and path.name != MERGED:
+            shutil.copyfile(path, folder / path.name)
+    (folder / OUTPUT_IDS).write_text(json.dumps(ids) + "\n", encoding="utf-8")
 
 
 def _write(

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from export.base import Checkpoint
+from export.checkpoint import read_json
 from export.pipeline import wire_name
+from export.trim_files import trimmed_tokenizer
 from router.cases import Case
 from router.render import user_turn
 from router.tokenizer import RouterTokenizer
@@ -28,9 +30,19 @@ BUCKETS: Final = (KEPT, PIECES, BYTES)
 
 
 def by_spelling(cases: Sequence[Case], source: Checkpoint, trimmed: Checkpoint, toolset: Toolset) -> list[Case]:
-    """`cases` with how the trimmed tokenizer spells their requests as their bucket. Raises `UserError`."""
-    wire = wire_format(wire_name(source.folder / TOKENIZER))
-    before, after = (RouterTokenizer.load(one.folder / TOKENIZER, wire) for one in (source, trimmed))
+    """`cases` with how the kept tokens spell their requests as their bucket. Raises `UserError`.
+
+    Where the output alone was trimmed, that is how an answer would have to spell what it copies from them.
+    """
+    from tokenizers import Tokenizer
+
+    path = source.folder / TOKENIZER
+    before = RouterTokenizer.load(path, wire_format(wire_name(path)))
+    if trimmed.output_ids is None:
+        after = RouterTokenizer.load(trimmed.folder / TOKENIZER, before.wire)
+    else:
+        spec = trimmed_tokenizer(read_json(path), trimmed.output_ids, path)
+        after = RouterTokenizer(Tokenizer.from_str(json.dumps(spec)), before.wire)
     return [replace(case, bucket=_bucket(user_turn(toolset, case.user, case.context), before, after)) for case in cases]
 
 

@@ -15,7 +15,7 @@ RECORD: Final = "trimmed.json"
 ENGLISH: Final = "english"
 """The rule that needs no text."""
 
-Form = Literal["full"]
+Form = Literal["full", "output"]
 FORMS: Final[tuple[Form, ...]] = get_args(Form)
 
 _SHOWN: Final = ("form", "rule", "tokens", "of", "needed", "selection_sha256", "source_sha256")
@@ -30,6 +30,7 @@ class Trim:
     tokens: int | None = None
     """The size aimed at."""
     form: Form = "full"
+    """``full``: input, output and tokenizer. ``output``: the rows of the output matrix alone."""
 
 
 def recorded_trim(folder: Path) -> dict[str, Any] | None:

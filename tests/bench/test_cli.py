@@ -126,8 +126,8 @@ def test_options_reach_the_settings(finished: list[Any], tmp_path: Path) -> None
     assert settings.command.startswith("bench all-runtimes --model m")
     assert settings.trim is None
     text = str(tmp_path / "report.json")
-    main(f"all-runtimes --trim-vocab english --trim-vocab {text} --trim-tokens 600 --trim-form full".split())
-    assert finished[1][0].trim == Trim(("english", text), 600, "full")
+    main(f"all-runtimes --trim-vocab english --trim-vocab {text} --trim-tokens 600 --trim-form output".split())
+    assert finished[1][0].trim == Trim(("english", text), 600, "output")
 
 
 def test_the_checkpoint_is_trimmed_before_anything_is_exported(tiny: Checkpoint, tmp_path: Path) -> None:

@@ -125,6 +125,16 @@ class TestExport:
         assert "up to date" not in export("--to", "safetensors").err
         assert "trim" not in open_artifact(artifact.folder).manifest
 
+    def test_an_output_that_is_trimmed_alone(self, export: Cli, tmp_path: Path) -> None:
+        trim = ["--trim-vocab", "english", "--trim-tokens", "600", "--trim-form", "output"]
+        ran = export("--to", "safetensors,gguf", "--quant", "fp32,f32", *trim)
+        told = (
+            "edgecall: gguf-f32: cannot export gguf with fewer output rows alone: llama.cpp wants as many output rows "
+        )
+        assert ran.code == 2 and ran.err.splitlines()[-1].startswith(told)
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["safetensors-fp32"]
+        assert open_artifact(tmp_path / "out" / "safetensors-fp32").output_rows == 600
+
     def test_no_such_model(self, cli: Cli, tmp_path: Path) -> None:
         ran = cli("export", "no-such-model", "--out", str(tmp_path / "out"))
         assert (ran.code, ran.out) == (2, "") and ran.err.startswith("edgecall: no-such-model: no such model folder")
