@@ -17,8 +17,8 @@ from export.trim_record import Trim
 from router.cases import load_cases
 from router.tokenizer import RouterTokenizer
 from router.toolset import Toolset
-from tests.export.test_gguf import TEXTS, random_texts
 from tests.llama import LlamaVocab
+from tests.texts import TEXTS, random_texts
 
 ROOT = Path(__file__).parents[2]
 CASES = ROOT / "configs" / "cases" / "kiwi" / "handwritten_dev.jsonl"
