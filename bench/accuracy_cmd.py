@@ -12,6 +12,7 @@ from pathlib import Path
 from bench.cli import _names, _positive, _terminate
 from bench.plugins import load_plugins
 from bench.records import MODES, Settings
+from export.trim_options import add_trim_options, trim_asked
 from runtimes.base import default_threads
 from runtimes.console import Parser
 from runtimes.errors import UserError
@@ -48,6 +49,7 @@ def main(argv: Sequence[str]) -> int:
         threads=_positive(options.threads, "--threads") or default_threads(),
         suite=options.suite,
         cache=Path(options.cache),
+        trim=trim_asked(options),
         modes=("grammar",) if options.no_free else MODES,
         plugins=_names(options.plugin),
         command=shlex.join(["bench", "accuracy", *argv]),
@@ -105,6 +107,7 @@ def _parser() -> Parser:
     add("--no-free", action="store_true", help="with the grammar only")
     add("--out", required=True, metavar="DIR", help="where the result goes; must be new or empty")
     add("--cache", default="out/artifacts", metavar="DIR", help="where exports are kept (default: out/artifacts)")
+    add_trim_options(parser)
     add("--plugin", metavar="MODULE,...", help="modules imported first, to register runtimes of your own")
     add("--json", action="store_true", help="the report on stdout; everything else goes to stderr")
     return parser

@@ -16,10 +16,10 @@ from bench.records import Run, Settings, Variant
 from bench.run import Bench
 from bench.screen import Screen
 from bench.suites import Suite
-from bench.variants import Missing, choose, export
+from bench.variants import Missing, choose, export, made_from
 from export.checkpoint import count_parameters
-from export.merge import recorded_inputs
 from export.pipeline import merge_checkpoint
+from export.trim import trim_checkpoint
 from router.toolset import Toolset
 from runtimes import runtime
 from runtimes.artifact import Artifact
@@ -76,10 +76,14 @@ def provide(
     Raises `UserError`.
     """
     with screen.progress() as bars:
-        checkpoint = merge_checkpoint(
-            source, settings.cache / "merged", adapter=adapter, toolset=part or toolset.name,
-            progress=lambda line: bars.describe("merge", line),
-        )  # fmt: skip
+
+        def tell(line: str) -> None:
+            bars.describe("merge", line)
+
+        work = settings.cache / "merged"
+        checkpoint = merge_checkpoint(source, work, adapter=adapter, toolset=part or toolset.name, progress=tell)
+        if settings.trim:
+            checkpoint = trim_checkpoint(checkpoint, settings.trim, toolset, work, progress=tell)
         bars.end("merge")
         parts = (checkpoint.name, checkpoint.sha256[:8], toolset.name, toolset.sha256[:8])
         out = settings.cache / "-".join(parts)
@@ -89,8 +93,7 @@ def provide(
         raise UserError(f"{source}: {variant.artifact}: {plain(artifact.reason)}")
     screen.done(label, f"{artifact.size_bytes / 1e6:7.1f} MB  {artifact.folder}")
     entry = {"name": checkpoint.name, "sha256": checkpoint.sha256, "parameters": count_parameters(checkpoint.folder)}
-    inputs = recorded_inputs(checkpoint.folder)
-    return Provided(artifact, variant, entry | ({"inputs_sha256": inputs} if inputs else {}))
+    return Provided(artifact, variant, entry | made_from(checkpoint))
 
 
 def ask(

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from export.trim_options import add_trim_options, trim_asked
 from runtimes.console import Parser, run
 from runtimes.errors import UserError
 
@@ -91,6 +92,7 @@ def all_runtimes(argv: list[str]) -> int:
         seed=options.seed,
         blocks=QUICK_BLOCKS if quick else FULL_BLOCKS,
         cache=Path(options.cache),
+        trim=trim_asked(options),
         plugins=_names(options.plugin),
         command=shlex.join(["bench", "all-runtimes", *argv]),
     )
@@ -135,6 +137,7 @@ def _parser() -> Parser:
     add("--budget", type=int, metavar="SECONDS", help="time for everything (default: 1500; 250 with --quick)")
     add("--out", metavar="DIR", help="where the report goes (default: out/bench/<time>-<commit>); must be new or empty")
     add("--cache", default="out/artifacts", metavar="DIR", help="where exports are kept (default: out/artifacts)")
+    add_trim_options(parser)
     add("--seed", type=int, default=0, metavar="N", help="of the order of blocks and cases (default: 0)")
     add("--plugin", metavar="MODULE,...", help="modules imported first, to register runtimes of your own")
     add("--quick", action="store_true", help="a fixed part of the cases, one 32-bit and one 8-bit variant of each")

@@ -13,14 +13,22 @@ from typing import Any
 from bench.channel import Emit, serve
 
 
-def merge(emit: Emit, *, model: str, work: str, toolset: str) -> dict[str, Any]:
+def merge(
+    emit: Emit, *, model: str, work: str, toolset: str, trim: dict[str, Any] | None = None
+) -> dict[str, Any]:  # fmt: skip
     from export.checkpoint import count_parameters
     from export.pipeline import merge_checkpoint
+    from export.trim import trim_checkpoint
+    from export.trim_record import Trim
     from router.toolset_load import load_toolset
 
-    found = merge_checkpoint(
-        model, Path(work), toolset=load_toolset(toolset).name, progress=lambda line: emit({"line": line})
-    )
+    def tell(line: str) -> None:
+        emit({"line": line})
+
+    tools = load_toolset(toolset)
+    found = merge_checkpoint(model, Path(work), toolset=tools.name, progress=tell)
+    if trim is not None:
+        found = trim_checkpoint(found, Trim(**trim | {"rules": tuple(trim["rules"])}), tools, Path(work), progress=tell)
     return {
         "folder": str(found.folder),
         "name": found.name,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from bench.metrics import Verdict
+from export.trim_record import Trim
 from router.toolset import Call
 from runtimes.artifact import Artifact
 
@@ -140,6 +141,8 @@ class Settings:
     warmup: int = 10
     blocks: int = 20
     cache: Path = Path("out/artifacts")
+    trim: Trim | None = None
+    """The vocabulary is cut before anything is exported, the reference's too."""
     silence_s: float = 120.0
     modes: tuple[Mode, ...] = MODES
     """How cases are answered."""

@@ -22,9 +22,8 @@ from bench.records import Run, Settings, Variant
 from bench.screen import Screen
 from bench.suites import Suite, load_files, load_suite, subset
 from bench.timing import speeds, timing
-from bench.variants import REFERENCE, Missing, choose, export, merge
+from bench.variants import REFERENCE, Missing, choose, export, made_from, merge
 from export.atomic import staged
-from export.merge import recorded_inputs
 from router.toolset import Toolset
 from router.toolset_load import load_toolset
 from runtimes import runtime
@@ -180,8 +179,7 @@ def _export(bench: Bench, wanted: list[Variant]) -> tuple[dict[str, Artifact | M
         artifacts = export(checkpoint, wanted, out, settings, bench.logs, say, finished)
     bench.window = int(checkpoint.config.get("sliding_window") or bench.window)
     model = {"name": checkpoint.name, "sha256": checkpoint.sha256, "parameters": parameters}
-    inputs = recorded_inputs(checkpoint.folder)
-    return artifacts, model | ({"inputs_sha256": inputs} if inputs else {})
+    return artifacts, model | made_from(checkpoint)
 
 
 def _model_of(artifacts: dict[str, Artifact | Missing]) -> dict[str, Any]:

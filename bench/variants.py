@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from bench.process import LOADING_S, Crew, WorkerFailure, WorkerProcess
 from bench.records import Settings, Variant
 from export.atomic import remove_stale
 from export.base import Checkpoint, Quant
+from export.merge import recorded_inputs
 from export.pipeline import exporter
+from export.trim_record import recorded_trim
 from runtimes import RUNTIMES, runtime
 from runtimes.artifact import Artifact, open_artifact
 from runtimes.errors import UserError
@@ -84,12 +86,19 @@ def merge(settings: Settings, log: Path, say: Line) -> tuple[Checkpoint, int | N
                 model=settings.model,
                 work=str(work),
                 toolset=settings.toolset,
+                trim=asdict(settings.trim) if settings.trim else None,
             )
         except WorkerFailure as failure:
             raise UserError(str(failure)) from None
         worker.close()
     checkpoint = Checkpoint(Path(found["folder"]), found["name"], found["sha256"], found["config"])
     return checkpoint, found["parameters"]
+
+
+def made_from(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a report's entry on a model says of how it was made, as far as it is recorded."""
+    known = {"inputs_sha256": recorded_inputs(checkpoint.folder), "trim": recorded_trim(checkpoint.folder)}
+    return {key: value for key, value in known.items() if value}
 
 
 def export(

@@ -15,10 +15,14 @@ from typing import TYPE_CHECKING
 from edgecall.cache import cache_folder
 from edgecall.plan import DEFAULT_FORMATS, plan
 from edgecall.progress import Done, Say, steps
+from export.trim_options import add_trim_options, trim_asked
 from runtimes.console import Parser, explain, make_console, need
+from runtimes.errors import UserError
 
 if TYPE_CHECKING:
     from export.base import Checkpoint
+    from export.trim_record import Trim
+    from router.cases import Case
     from router.toolset import Toolset
 
 
@@ -47,6 +51,7 @@ def parser() -> Parser:
             "edgecall export seed --to gguf --quant q8_0,q4_k_m --out out/",
             "edgecall export my-adapter/ --to gguf,onnx --quant gguf:f16,onnx:int8 --out out/",
             "edgecall export google/functiongemma-270m-it --to all --quant all --out out/",
+            "edgecall export google/functiongemma-270m-it --trim-vocab english --to gguf --out out/",
         ],
         usage="edgecall export MODEL --out DIR [options]",
     )
@@ -63,6 +68,10 @@ def parser() -> Parser:
     )
     made.add_argument("--adapter", metavar="DIR", help="LoRA adapter to merge, or 'none' (default: the toolset's)")
     made.add_argument("--work", metavar="DIR", help="keeps the merged checkpoint (default: ~/.cache/edgecall/merged)")
+    add_trim_options(made)
+    made.add_argument(
+        "--trim-cases", metavar="FILE", help="tell which of these cases' requests are spelled otherwise after trimming"
+    )
     made.add_argument("--threads", metavar="N", type=int, help="threads for the proof (default: the cores, at most 8)")
     made.add_argument("--json", action="store_true", help="print the result as JSON")
     return made
@@ -72,9 +81,12 @@ def main(argv: list[str]) -> int:
     """Make what was asked for; one that fails does not stop the others. 2 if any failed, 1 if that was a bug."""
     arguments = parser().parse_args(argv)
     pairs = plan(arguments.to, arguments.quant)
+    trim = trim_asked(arguments)
+    if arguments.trim_cases and trim is None:
+        raise UserError("--trim-cases needs --trim-vocab; without it every request is spelled as before")
     command = shlex.join(["edgecall", "export", *argv])
     with steps(len(pairs)) as (say, done):
-        results = _export(arguments, pairs, command, say, done)
+        results = _export(arguments, pairs, trim, command, say, done)
     if arguments.json:
         print(json.dumps([asdict(made) for made in results], indent=2))
     else:
@@ -87,19 +99,37 @@ def main(argv: list[str]) -> int:
     return 2 if any(made.error for made in results) else 0
 
 
-def _export(arguments: Namespace, pairs: list[tuple[str, str]], command: str, say: Say, done: Done) -> list[Made]:
+def _export(
+    arguments: Namespace, pairs: list[tuple[str, str]], trim: Trim | None, command: str, say: Say, done: Done
+) -> list[Made]:
     from export.pipeline import merge_checkpoint
+    from router.cases import load_cases
     from router.toolset_load import load_toolset
 
     toolset = load_toolset(arguments.toolset)
+    cases = load_cases(arguments.trim_cases) if arguments.trim_cases else []
     need("torch", "transformers", "safetensors", extra="export")
     work = Path(arguments.work) if arguments.work else cache_folder() / "merged"
     source = merge_checkpoint(arguments.model, work, adapter=arguments.adapter, toolset=toolset.name, progress=say)
+    if trim is not None:
+        source = _trimmed(source, trim, toolset, work, cases, Path(arguments.out), say)
     results = []
     for fmt, quant in pairs:
         results.append(_one(source, fmt, quant, arguments, toolset, command, say))
         done()
     return results
+
+
+def _trimmed(
+    source: Checkpoint, trim: Trim, toolset: Toolset, work: Path, cases: list[Case], out: Path, say: Say
+) -> Checkpoint:
+    from export.trim import trim_checkpoint
+    from export.trim_cases import by_spelling, write_cases
+
+    trimmed = trim_checkpoint(source, trim, toolset, work, progress=say)
+    if cases:
+        say(write_cases(by_spelling(cases, source, trimmed, toolset), out / "trim-cases.jsonl"))
+    return trimmed
 
 
 def _one(

@@ -6,13 +6,17 @@ An exporter module offers, under these fixed names:
 ``QUANTS``        name -> `Quant`, best first    ``DEFAULT_QUANTS``  what `--quant` means when it is not given
 ``availability() -> Availability``               cheap
 ``write(source, folder, quant, toolset) -> Written``   writes the weights (and companions) into `folder`
+``NO_OUTPUT_TRIM``   why the output matrix alone cannot lose rows; "" where it can (`Checkpoint.output_ids` are kept)
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from runtimes.artifact import OUTPUT_IDS
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,12 @@ class Checkpoint:
     @property
     def vocab_size(self) -> int:
         return int(self.config["vocab_size"])
+
+    @property
+    def output_ids(self) -> list[int] | None:
+        """The token ids that the output matrix shall have rows for, ascending; None for all."""
+        path = self.folder / OUTPUT_IDS
+        return list(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
     @property
     def context_length(self) -> int:

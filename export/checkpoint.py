@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from export.base import Checkpoint
-from runtimes.artifact import sha256_file
+from runtimes.artifact import OUTPUT_IDS, sha256_file
 from runtimes.errors import UserError
 
 TOKENIZER_FILES = (
@@ -52,7 +52,8 @@ def open_checkpoint(folder: str | Path, *, name: str | None = None) -> Checkpoin
     if not (folder / "tokenizer.json").is_file():
         raise UserError(f"{folder}: tokenizer.json is missing; copy it from the base model")
     digest = hashlib.sha256()
-    for path in (*weights, folder / "config.json", folder / "tokenizer.json"):
+    trimmed = [folder / OUTPUT_IDS] if (folder / OUTPUT_IDS).is_file() else []
+    for path in (*weights, folder / "config.json", folder / "tokenizer.json", *trimmed):
         digest.update(f"{sha256_file(path)}  {path.name}\n".encode())
     return Checkpoint(folder, name or folder.name, digest.hexdigest(), config)
 

@@ -34,6 +34,7 @@ QUANTS: dict[str, Quant] = {
     "fp16": Quant(16, "fp16", 0.25),
 }
 DEFAULT_QUANTS = ("fp32", "fp16")
+NO_OUTPUT_TRIM = "apps read the package's logits by token id"
 
 PACKAGE = "model.mlpackage"
 CONTEXT_LENGTH = 2048

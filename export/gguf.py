@@ -47,6 +47,7 @@ QUANTS: Final = {
     "q4_0": Quant(precision=4, dtype="q4_0", logit_tolerance=8.0),
 }
 DEFAULT_QUANTS: Final = ("f32", "q8_0")
+NO_OUTPUT_TRIM: Final = "llama.cpp wants as many output rows as the vocabulary has entries"
 
 WEIGHTS: Final = "model.gguf"
 GRAMMAR: Final = "toolset.gbnf"

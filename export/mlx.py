@@ -30,6 +30,7 @@ QUANTS: dict[str, Quant] = {
     "4bit": Quant(4, "4-bit weights (embedding 6), float32 activations", 6.0),
 }
 DEFAULT_QUANTS = ("fp32", "8bit", "4bit")
+NO_OUTPUT_TRIM = ""  # the weights stay whole, for mlx-lm; our runtime takes the rows that are kept
 
 _BITS = {"8bit": 8, "4bit": 4}
 _EMBEDDING_BITS = {"8bit": 8, "4bit": 6}

@@ -35,6 +35,7 @@ QUANTS: dict[str, Quant] = {
     "int4": Quant(4, "int4", 8.0),
 }
 DEFAULT_QUANTS = ("fp32", "int8")
+NO_OUTPUT_TRIM = ""  # the rows that are kept are stored beside the embedding
 
 WEIGHTS = "model.onnx"
 LARGEST_FILE = 2_000_000_000
@@ -72,7 +73,7 @@ def write(source: Checkpoint, folder: Path, quant: str, toolset: Toolset) -> Wri
     graph = Graph(_trace(source, folder))
     types: dict[str, str] = {}
     try:
-        rewrite(graph, source.config)
+        rewrite(graph, source.config, kept=source.output_ids)
         if quant == "fp32":
             transpose_linears(graph)
         else:

@@ -18,7 +18,7 @@ Nodes are found by the names of the modules and parameters that they were traced
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 OPSET = 23
 IR_VERSION = 11
 EMBEDDING = "model.embed_tokens.weight"
+KEPT_ROWS = "lm_head.kept.weight"
+"""The output matrix, where it has fewer rows than the embedding."""
 PAST, PRESENT, FIRST_ROW = "past_key_values.{}.{}", "present.{}.{}", "first_row"
 
 Array = npt.NDArray[Any]
@@ -106,8 +108,11 @@ class Graph:
         return list(nodes.values())
 
 
-def rewrite(graph: Graph, config: Mapping[str, Any]) -> None:
-    """Make optimum's graph (traced without constant folding) of a checkpoint with `config` the one that is shipped."""
+def rewrite(graph: Graph, config: Mapping[str, Any], *, kept: Sequence[int] | None = None) -> None:
+    """Make optimum's graph (traced without constant folding) of a checkpoint with `config` the one that is shipped.
+
+    With `kept`, ``logits`` has only the columns of those token ids, in that order.
+    """
     for key in ("attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention"):
         if config.get(key):
             raise GraphError(f"the checkpoint's config sets {key}, which this exporter does not know")
@@ -115,7 +120,7 @@ def rewrite(graph: Graph, config: Mapping[str, Any]) -> None:
     _positions(graph, int(config["sliding_window"]))
     for index, kind in enumerate(config["layer_types"]):
         _attention(graph, index, config, "local" if kind == "sliding_attention" else "global")
-    _head(graph, config)
+    _head(graph, config, kept)
 
 
 def finish(graph: Graph, config: Mapping[str, Any], *, domains: Iterable[str] = ()) -> onnx.ModelProto:
@@ -133,7 +138,7 @@ def finish(graph: Graph, config: Mapping[str, Any], *, domains: Iterable[str] = 
         helper.make_tensor_value_info(FIRST_ROW, int_, [1]),
     ]
     outputs = [
-        helper.make_tensor_value_info("logits", float_, [1, "rows", int(config["vocab_size"])]),
+        helper.make_tensor_value_info("logits", float_, [1, "rows", int(graph.value("shape.logits")[-1])]),
         *(helper.make_tensor_value_info(PRESENT.format(i, kind), float_, total) for i, kind in pairs),
     ]
     nodes = graph.ordered(o.name for o in outputs)
@@ -239,18 +244,20 @@ def _attention(graph: Graph, index: int, config: Mapping[str, Any], kind: str) -
     )
 
 
-def _head(graph: Graph, config: Mapping[str, Any]) -> None:
+def _head(graph: Graph, config: Mapping[str, Any], kept: Sequence[int] | None) -> None:
     """Logits of the rows from `first_row` on: cut before the last norm, then one product with the output matrix."""
     head = graph.node("logits", "MatMul")
     matrix = graph.linears().get("logits")
     if matrix is None:
         raise GraphError("the logits are not a product with a stored matrix")
+    if kept is not None:
+        matrix = graph.constant(KEPT_ROWS, np.ascontiguousarray(graph.value(matrix)[list(kept)]))
     norm = graph.node(head.input[0], "RMSNormalization")
     end = graph.constant("row.end", np.array([np.iinfo(np.int64).max], np.int64))
     axis = graph.constant("axis.1", np.array([1], np.int64))
     norm.input[0] = graph.add("Slice", [norm.input[0], FIRST_ROW, end, axis], "wanted")
     # Gemm and not MatMul by a transpose, which ONNX Runtime would fold into a second copy of the matrix.
     flat = graph.constant("shape.rows", np.array([-1, int(config["hidden_size"])], np.int64))
-    deep = graph.constant("shape.logits", np.array([1, -1, int(config["vocab_size"])], np.int64))
+    deep = graph.constant("shape.logits", np.array([1, -1, len(graph.value(matrix))], np.int64))
     rows = graph.add("Reshape", [head.input[0], flat], "wanted.rows")
     graph.add("Reshape", [graph.add("Gemm", [rows, matrix], "logits.rows", transB=1), deep], "logits")

@@ -24,10 +24,21 @@ from export.checkpoint import count_parameters
 from export.merge import merge_checkpoint
 from export.proof import make_proof
 from export.proof_file import read_header
+from export.trim_record import recorded_trim
 from router.toolset import Toolset, to_dict
 from router.wire import WIRES
 from runtimes import runtime
-from runtimes.artifact import MANIFEST, SCHEMA, TOKENIZER, TOOLSET, Artifact, open_artifact, sha256_file, write_manifest
+from runtimes.artifact import (
+    MANIFEST,
+    OUTPUT_IDS,
+    SCHEMA,
+    TOKENIZER,
+    TOOLSET,
+    Artifact,
+    open_artifact,
+    sha256_file,
+    write_manifest,
+)
 from runtimes.errors import ArtifactError, UnavailableError, UserError
 
 
@@ -53,6 +64,9 @@ def export_one(
     state = module.availability()
     if not state.available:
         raise UnavailableError(f"cannot export {fmt}: {state.reason}; {state.fix}")
+    why = getattr(module, "NO_OUTPUT_TRIM", "its exporter does not know how")
+    if why and source.output_ids is not None:
+        raise UnavailableError(f"cannot export {fmt} with fewer output rows alone: {why}; use --trim-form full")
     target = Path(out) / f"{fmt}-{quant}"
     say = progress or (lambda line: None)
     key = _key(source, fmt, quant, toolset, requests)
@@ -70,6 +84,8 @@ def export_one(
             say(f"writing {target}")
             written: Written = module.write(source, staging, quant, toolset)
             shutil.copyfile(source.folder / TOKENIZER, staging / TOKENIZER)
+            if source.output_ids is not None:
+                shutil.copyfile(source.folder / OUTPUT_IDS, staging / OUTPUT_IDS)
             _write_json(staging / TOOLSET, to_dict(toolset))
             manifest = _manifest(source, fmt, quant, spec, toolset, written, key, command)
             say(f"proving {target}")
@@ -106,6 +122,7 @@ def _key(source: Checkpoint, fmt: str, quant: str, toolset: Toolset, requests: S
         source.name,
         toolset.sha256,
         json.dumps(list(requests) if requests is not None else None),
+        json.dumps(recorded_trim(source.folder)),
         *(f"{sha256_file(path)} {path.name}" for path in code),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -143,6 +160,7 @@ def _check_space(source: Checkpoint, spec: Quant, target: Path) -> None:
 def _manifest(
     source: Checkpoint, fmt: str, quant: str, spec: Quant, toolset: Toolset, written: Written, key: str, command: str
 ) -> dict[str, Any]:
+    trim = recorded_trim(source.folder)
     return {
         "schema": SCHEMA,
         "format": fmt,
@@ -158,6 +176,7 @@ def _manifest(
             "sha256": source.sha256,
             "parameters": count_parameters(source.folder),
         },
+        **({"trim": trim} if trim else {}),
         "toolset": {"name": toolset.name, "sha256": toolset.sha256},
         "key": key,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -11,6 +11,7 @@ import numpy as np
 from export.base import Checkpoint
 from export.proof_file import Decision, Row
 from export.proof_requests import sample_context
+from export.trim_record import recorded_trim
 from router.cases import same_calls
 from router.decode import decode
 from router.grammar import Grammar
@@ -63,6 +64,7 @@ def reference_rows(
             "wire": wire,
             "vocab_size": source.vocab_size,
             "context_length": source.context_length,
+            "trim": recorded_trim(source.folder),
         }
         artifact = Artifact(source.folder, manifest)
         model = open_model(artifact, device="cpu", threads=threads)

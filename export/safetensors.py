@@ -27,6 +27,8 @@ QUANTS = {
 }
 DEFAULT_QUANTS = ("fp32",)
 
+NO_OUTPUT_TRIM = ""  # the weights stay whole, for transformers; our runtime takes the rows that are kept
+
 _WEIGHTS = "model.safetensors"
 
 

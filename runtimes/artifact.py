@@ -21,6 +21,8 @@ MANIFEST = "manifest.json"
 PROOF = "proof.jsonl"
 TOKENIZER = "tokenizer.json"
 TOOLSET = "toolset.json"
+OUTPUT_IDS = "output_ids.json"
+"""The token ids that the output matrix has rows for, where its vocabulary was trimmed in the output alone."""
 STAGING_PREFIX = ".tmp-"
 """Folders so named are exports in the making, or what a killed one left."""
 
@@ -101,6 +103,20 @@ class Artifact:
     @property
     def vocab_size(self) -> int:
         return int(self.manifest["vocab_size"])
+
+    @property
+    def output_ids(self) -> Path | None:
+        """Where it lies which ids the output matrix has rows for; None where it has one for each."""
+        return self.folder / OUTPUT_IDS if self._trim.get("form") == "output" else None
+
+    @property
+    def output_rows(self) -> int:
+        """Rows of the output matrix."""
+        return self.vocab_size if self.output_ids is None else int(self._trim["tokens"])
+
+    @property
+    def _trim(self) -> dict[str, Any]:
+        return dict(self.manifest.get("trim") or {})
 
     @property
     def size_bytes(self) -> int:
@@ -199,7 +215,11 @@ def _check_manifest(path: Path, manifest: dict[str, Any]) -> None:
         if not _is_inside(entry["path"]):
             raise ArtifactError(f"{path}: file path {entry['path']!r} leaves the artifact; do not trust this folder")
     listed = {entry["path"] for entry in manifest["files"]}
-    for name in (TOKENIZER, TOOLSET, PROOF):
+    needed = [TOKENIZER, TOOLSET, PROOF]
+    if "trim" in manifest:
+        _check_types(path, "trim.", manifest["trim"], {"form": str, "tokens": int})
+        needed += [OUTPUT_IDS] if manifest["trim"]["form"] == "output" else []
+    for name in needed:
         if name not in listed:
             raise ArtifactError(f"{path}: {name} is not listed; export again")
     weights = manifest["weights"]

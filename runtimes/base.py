@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,10 @@ from runtimes.errors import SessionError
 Logits = npt.NDArray[np.float32]
 Rows = Literal["last", "all"] | Sequence[int]
 """Which rows of a pass are asked for: by name, or as offsets into its tokens, ascending."""
+Ids = npt.NDArray[np.int64]
+
+DROPPED: Final = np.finfo(np.float32).min
+"""The logit of an id without a row: never the best, and finite, so that differences of logits are numbers."""
 
 
 class Session(Protocol):
@@ -30,9 +34,9 @@ class Session(Protocol):
         """Run one forward pass over `tokens` behind what is cached.
 
         Returns float32 logits: shape ``(vocab,)`` for "last", ``(len(tokens), vocab)`` for "all" and
-        ``(len(rows), vocab)`` for offsets. The array belongs to the caller until the next call on this session. Raises
-        `SessionError` on an empty append, an id outside the vocabulary, rows that the pass does not have, a full
-        context or a closed model; `position` is then as it was.
+        ``(len(rows), vocab)`` for offsets. The array belongs to the caller until the next call on this session; an id
+        that the output matrix has no row for has `DROPPED`. Raises `SessionError` on an empty append, an id outside the
+        vocabulary, rows that the pass does not have, a full context or a closed model; `position` is then as it was.
         """
         ...
 
@@ -102,6 +106,8 @@ class CountingSession(ABC):
     def __init__(self, model: Model) -> None:
         self._model = model
         self._position = 0
+        ids = getattr(model, "output_ids", None)  # only models that may lack output rows have it
+        self._spread = None if ids is None else Spread(ids, model.vocab_size)
 
     @property
     def position(self) -> int:
@@ -119,7 +125,7 @@ class CountingSession(ABC):
             raise
         # Only now: a pass that failed half-way leaves keys behind `position`, which the next one overwrites.
         self._position = start + len(tokens)
-        return logits
+        return logits if self._spread is None else self._spread(logits)
 
     def rewind(self, position: int) -> None:
         self._check_open()
@@ -133,10 +139,34 @@ class CountingSession(ABC):
 
     @abstractmethod
     def _forward(self, tokens: Sequence[int], rows: Rows) -> Logits:
-        """One pass behind `position`: logits as `Session.append` returns them."""
+        """One pass behind `position`: logits as `Session.append` returns them, or of the output matrix's rows alone."""
 
     def _truncate(self, position: int) -> None:  # noqa: B027 - most caches need no telling
         """Make the cache count `position` tokens."""
+
+
+class Spread:
+    """Logits of some ids -> logits of the whole vocabulary, the others `DROPPED`, in a buffer that is used again."""
+
+    MOST = 64
+    """Rows that are kept for the next pass; as many as a guess that is checked at once is long."""
+
+    def __init__(self, ids: Ids, vocab_size: int) -> None:
+        self._ids = ids
+        self._buffer = np.full((1, vocab_size), DROPPED, dtype=np.float32)
+
+    def __call__(self, logits: Logits) -> Logits:
+        """(ids,) or (rows, ids) -> (vocab,) or (rows, vocab): read-only, and valid until the next call."""
+        rows = np.atleast_2d(logits)
+        buffer = self._buffer
+        if len(rows) > len(buffer):
+            buffer = np.full((len(rows), buffer.shape[1]), DROPPED, dtype=np.float32)
+            if len(rows) <= self.MOST:
+                self._buffer = buffer
+        out = buffer[: len(rows)]
+        out[:, self._ids] = rows
+        out.flags.writeable = False  # what a caller wrote to a dropped id would stay there
+        return out[0] if logits.ndim == 1 else out
 
 
 def check_append(tokens: Sequence[int], *, position: int, vocab_size: int, context_length: int) -> None:

@@ -29,6 +29,7 @@ from runtimes.base import (
     row_offsets,
 )
 from runtimes.errors import SessionError, UnavailableError, UserError
+from runtimes.output import read_output_ids
 
 FORMAT = "mlx"
 
@@ -114,8 +115,11 @@ class MlxModel:
     def __init__(self, artifact: Artifact, device: str) -> None:
         self._device = device
         folder = artifact.weights if artifact.weights.is_dir() else artifact.weights.parent
+        self.output_ids = read_output_ids(artifact)
         with self.stream():
             self._net, self.dtype = mlx_net.load(folder)
+            if self.output_ids is not None:
+                mlx_net.keep_rows(self._net, self.output_ids)
         self._window = int(self._net.args.sliding_window)
         self.vocab_size: int = artifact.vocab_size
         self.context_length: int = artifact.context_length

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from runtimes.errors import ArtifactError, UnavailableError
 
+_KEPT = "kept_rows"
 FIX = 'pip install "edgecall[mlx]" (on Linux without a GPU it brings "mlx[cpu]")'
 
 
@@ -31,8 +33,23 @@ def hidden(net: Any, tokens: Any, caches: list[Any], keep: list[int] | None) -> 
 
 
 def head(net: Any, states: Any) -> Any:
-    """Logits, in the network's dtype, of the hidden states given."""
+    """Logits, in the network's dtype, of the hidden states given: of all ids, or of those of `keep_rows`."""
+    if (kept := net.get(_KEPT)) is not None:
+        return kept.as_linear(states) if hasattr(kept, "as_linear") else kept(states)
     return net.model.embed_tokens.as_linear(states) if net.tie_word_embeddings else net.lm_head(states)
+
+
+def keep_rows(net: Any, ids: Any) -> None:
+    """Let `head` compute the logits of `ids` alone, from a copy of the output matrix's rows, quantized as they are."""
+    import mlx.core as mx
+
+    whole = net.model.embed_tokens if net.tie_word_embeddings else net.lm_head
+    kept, rows = copy.copy(whole), mx.array(ids)
+    for name in ("weight", "scales", "biases"):
+        if whole.get(name) is not None:
+            kept[name] = whole[name][rows]
+    mx.eval(kept.parameters())
+    net[_KEPT] = kept
 
 
 @cache

@@ -25,6 +25,7 @@ from runtimes.base import (
 )
 from runtimes.errors import ArtifactError, SessionError, UnavailableError, UserError
 from runtimes.onnxruntime_sequence import ALL_ROWS, LAST_ROW, BoundSequence, HostSequence, Runner
+from runtimes.output import read_output_ids
 
 FORMAT = "onnx"
 
@@ -119,6 +120,7 @@ class OnnxModel:
     """Loaded weights; sessions share them."""
 
     def __init__(self, artifact: Artifact, kind: str, index: int, threads: int) -> None:
+        self.output_ids = read_output_ids(artifact)
         session = _load(artifact, kind, index, threads)
         self._session: Any = session
         self._on_gpu = kind == "cuda"
@@ -197,9 +199,9 @@ def _load(artifact: Artifact, kind: str, index: int, threads: int) -> Any:
         ) from error
     if _PROVIDERS[kind] not in session.get_providers():
         raise UnavailableError(f"onnxruntime: {_PROVIDERS[kind]} is built in but does not start here; {fix}")
-    if "logits" not in shapes or shapes["logits"][-1] != artifact.vocab_size:
+    if "logits" not in shapes or shapes["logits"][-1] != artifact.output_rows:
         found = shapes.get("logits", "no logits")
-        raise ArtifactError(f"{path}: gives {found}, the manifest says a vocabulary of {artifact.vocab_size}")
+        raise ArtifactError(f"{path}: gives {found}, the manifest says a vocabulary of {artifact.output_rows}")
     return session
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from runtimes import torch_net
 from runtimes.artifact import Artifact
 from runtimes.base import (
     Availability,
@@ -21,14 +22,14 @@ from runtimes.base import (
     Rows,
     check_threads,
 )
-from runtimes.errors import ArtifactError, SessionError, UnavailableError, UserError
+from runtimes.errors import SessionError, UnavailableError, UserError
+from runtimes.output import read_output_ids
 
 if TYPE_CHECKING:
     import torch
 
 FORMAT = "safetensors"
 
-_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 _FIX = 'pip install "edgecall[torch]"'
 _FIX_CUDA = "needs an NVIDIA driver and torch's CUDA build, on Linux the default: pip install --force-reinstall torch"
 _FIX_METAL = "run on a Mac with Apple silicon and macOS 14 or newer; the macOS wheel of torch has MPS built in"
@@ -59,7 +60,7 @@ def open_model(artifact: Artifact, *, device: str = "auto", threads: int | None 
 
     target = _device(device)
     torch.set_num_threads(check_threads(threads))
-    return TorchModel(_load(artifact, target), artifact, device, target)
+    return TorchModel(torch_net.load(artifact, target), artifact, device, target)
 
 
 def bare_loop(
@@ -97,6 +98,9 @@ class TorchModel:
 
     def __init__(self, net: Any, artifact: Artifact, asked: str, device: torch.device) -> None:
         self._net = net
+        self.output_ids = read_output_ids(artifact)
+        if self.output_ids is not None:
+            torch_net.keep_rows(net, self.output_ids)
         self.vocab_size: int = artifact.vocab_size
         self.context_length: int = artifact.context_length
         self.device: str = "metal" if device.type == "mps" else str(device)
@@ -267,40 +271,6 @@ def _device(name: str) -> torch.device:
             raise UnavailableError(f"torch: device {name!r} is not there; this machine has {torch.cuda.device_count()}")
         return torch.device(name)
     raise UserError(f"torch: unknown device {name!r}; use auto, cpu, cuda, cuda:N or metal")
-
-
-def _load(artifact: Artifact, device: torch.device) -> Any:
-    """The network in the artifact's dtype. transformers fills missing weights with noise and warns; here it fails."""
-    import torch
-    from safetensors import SafetensorError
-    from transformers import Gemma3ForCausalLM
-    from transformers.utils import logging
-
-    folder = artifact.weights if artifact.weights.is_dir() else artifact.weights.parent
-    if artifact.quant not in _DTYPES:
-        raise ArtifactError(f"{artifact.folder}: torch reads {', '.join(_DTYPES)}, this is {artifact.quant!r}")
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        net, info = Gemma3ForCausalLM.from_pretrained(
-            folder,
-            dtype=getattr(torch, _DTYPES[artifact.quant]),
-            attn_implementation="sdpa",
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ArtifactError(f"{folder}: torch cannot load the weights ({line}); export again") from error
-    finally:
-        logging.set_verbosity(verbosity)
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info.get(kind):
-            names = ", ".join(sorted(str(key) for key in info[kind])[:3])
-            raise ArtifactError(f"{folder}: the weights do not fit config.json ({kind}: {names}); export again")
-    if int(net.config.vocab_size) != artifact.vocab_size:
-        raise ArtifactError(f"{folder}: vocabulary of {net.config.vocab_size}, manifest says {artifact.vocab_size}")
-    return net.eval().to(device)
 
 
 __all__ = ["FORMAT", "TorchModel", "TorchSession", "availability", "bare_loop", "open_model"]

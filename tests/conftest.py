@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+from pathlib import Path
 
 # Before any library reads them: with as many threads as cores a busy machine slows some runtimes a hundredfold.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -46,6 +48,20 @@ def kiwi() -> Toolset:
     from router.toolset_load import load_toolset
 
     return load_toolset("kiwi")
+
+
+@pytest.fixture(scope="session")
+def gemma_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """FunctionGemma's own tokenizer.json of 262,144 entries, too large to be committed; skips where it is not here."""
+    given = os.environ.get("EDGECALL_GEMMA_TOKENIZER", "../shared/fixtures/gemma3-262k-tokenizer.json.gz")
+    path = Path(__file__).parents[1] / given
+    if not path.is_file():
+        pytest.skip("needs FunctionGemma's tokenizer.json (or .gz); name it in EDGECALL_GEMMA_TOKENIZER")
+    if path.suffix == ".gz":
+        unpacked = tmp_path_factory.mktemp("gemma") / "tokenizer.json"
+        unpacked.write_bytes(gzip.decompress(path.read_bytes()))
+        path = unpacked
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from bench.channel import Emit, serve
 from export.atomic import staged
 
 
-def merge(emit: Emit, *, model: str, work: str, toolset: str) -> dict[str, Any]:
+def merge(emit: Emit, *, model: str, work: str, toolset: str, trim: Any) -> dict[str, Any]:
     if model == "stalls":
         stall(emit, Path(work) / "merged", "merge")
     return {"folder": str(Path.cwd()), "name": "model", "sha256": "0" * 64, "config": {}, "parameters": 1}

@@ -420,8 +420,9 @@ def test_mistakes_are_one_line(model: Path, tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("trim", [(), ("--trim-vocab", "english", "--trim-tokens", "600")], ids=["whole", "trimmed"])
 def test_a_tiny_model_is_exported_and_asked(
-    tiny: Checkpoint, configs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: Checkpoint, configs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], trim: tuple[str, ...]
 ) -> None:
     """The base alone on a toolset of its own, from the checkpoint to the report."""
     lights = tmp_path / "lights.json"
@@ -434,13 +435,15 @@ def test_a_tiny_model_is_exported_and_asked(
     out = tmp_path / "out"
     command = [
         "accuracy", str(tiny.folder), "--adapters", f"{lights}=none", "--variant", "safetensors-fp32", "--threads", "1",
-        "--cache", str(tmp_path / "cache"), "--out", str(out), "--json",
+        "--cache", str(tmp_path / "cache"), "--out", str(out), "--json", *trim,
     ]  # fmt: skip
     assert main(command) == 0
     report = json.loads(capsys.readouterr().out)["report"]
     (entry,) = report["toolsets"]
     assert validate(report) and (entry["toolset"], entry["adapter"]) == ("lights", None)
-    assert entry["run"]["artifact_sha256"] and entry["model"]["inputs_sha256"] and entry["decoding"]["mean"] > 0
+    assert entry["run"]["artifact_sha256"] and entry["decoding"]["mean"] > 0
+    model = entry["model"]
+    assert model["trim"]["tokens"] == 600 and model["name"] == "tiny0-trim" if trim else model["inputs_sha256"]
     rows = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     exact = [row["verdict"]["exact"] for row in rows if row["mode"] == "grammar"]
     assert entry["sets"]["all"]["grammar"]["exact"] == sum(exact) / 2

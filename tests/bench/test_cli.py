@@ -10,8 +10,13 @@ import pytest
 
 import bench.run
 from bench.cli import main
+from bench.records import Settings
 from bench.report import build
 from bench.run import Outcome
+from bench.variants import made_from, merge
+from export.base import Checkpoint
+from export.checkpoint import count_parameters
+from export.trim_record import Trim
 from router.toolset import Toolset
 from tests.bench import made
 
@@ -41,6 +46,8 @@ def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
         (["all-runtimes", "--cases", "none.jsonl"], "none.jsonl: no such case file"),
         (["all-runtimes", "--runtimes", "lama_cpp"], "did you mean 'llama_cpp'"),
         (["all-runtimes", "--variants", "gguf-q8"], "did you mean 'gguf-q8_0'"),
+        (["all-runtimes", "--trim-tokens", "600"], "--trim-tokens says how to trim, not by what"),
+        (["all-runtimes", "--trim-vocab", "english", "--trim-form", "half"], "--trim-form half: unknown"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -117,6 +124,20 @@ def test_options_reach_the_settings(finished: list[Any], tmp_path: Path) -> None
     assert (settings.requests, settings.budget_s, settings.seed, settings.quick) == (7, 60.0, 5, False)
     assert out == tmp_path / "new"
     assert settings.command.startswith("bench all-runtimes --model m")
+    assert settings.trim is None
+    text = str(tmp_path / "report.json")
+    main(f"all-runtimes --trim-vocab english --trim-vocab {text} --trim-tokens 600 --trim-form output".split())
+    assert finished[1][0].trim == Trim(("english", text), 600, "output")
+
+
+def test_the_checkpoint_is_trimmed_before_anything_is_exported(tiny: Checkpoint, tmp_path: Path) -> None:
+    """In the process that merges; the report's entry says how."""
+    lines: list[str] = []
+    settings = Settings(model=str(tiny.folder), cache=tmp_path, trim=Trim(("english",), 600))
+    checkpoint, parameters = merge(settings, tmp_path / "merge.log", lambda name, line: lines.append(line))
+    assert checkpoint.vocab_size == 600 and parameters == count_parameters(checkpoint.folder)
+    assert made_from(checkpoint)["trim"]["rule"] == ["english"]
+    assert [line.split()[0] for line in lines] == ["merging", "trimming"]
 
 
 def test_quick_means_less(finished: list[Any]) -> None:

@@ -94,6 +94,11 @@ class TestExport:
             (["--to", "gguf", "--quant", "q9_9"], "--quant q9_9: unknown quantization; gguf has f32, f16, q8_0, "),
             (["--toolset", "kiwis"], "unknown toolset 'kiwis'"),
             (["--adapter", "nowhere"], "nowhere: no PEFT adapter"),
+            (["--trim-tokens", "600"], "--trim-tokens says how to trim, not by what; give --trim-vocab english or"),
+            (["--trim-cases", "x.jsonl"], "--trim-cases needs --trim-vocab"),
+            (["--trim-vocab", "english", "--trim-tokens", "0"], "--trim-tokens 0: is not positive"),
+            (["--trim-vocab", "englich"], "--trim-vocab englich: no such file; give 'english'"),
+            (["--trim-vocab", "english", "--trim-cases", "none.jsonl"], "none.jsonl: no such case file"),
         ],
     )
     def test_mistakes_are_one_line_and_make_nothing(
@@ -103,6 +108,32 @@ class TestExport:
         assert (ran.code, ran.out) == (2, "")
         assert ran.err.startswith(f"edgecall: {line}") and ran.err.count("\n") == 1
         assert not (tmp_path / "out").exists()
+
+    def test_a_trimmed_vocabulary(self, export: Cli, tmp_path: Path) -> None:
+        cases = tmp_path / "cases.jsonl"
+        rows = [{"id": "a", "user": "kitchen", "calls": []}, {"id": "b", "user": "naïve “café”", "calls": []}]
+        cases.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        options = ["--to", "safetensors", "--trim-vocab", "english", "--trim-tokens", "600", "--trim-cases", str(cases)]
+        ran = export(*options)
+        assert ran.code == 0, ran.err
+        artifact = open_artifact(tmp_path / "out" / "safetensors-fp32")
+        assert artifact.vocab_size == 600 and artifact.manifest["trim"]["form"] == "full"
+        told = tmp_path / "out" / "trim-cases.jsonl"
+        assert f"requests of 2 cases after trimming: 1 kept-tokens, 0 smaller-pieces, 1 needs-bytes; {told}" in ran.err
+        assert [json.loads(line)["bucket"] for line in told.read_text().splitlines()] == ["kept-tokens", "needs-bytes"]
+        assert "up to date" in export(*options).err
+        assert "up to date" not in export("--to", "safetensors").err
+        assert "trim" not in open_artifact(artifact.folder).manifest
+
+    def test_an_output_that_is_trimmed_alone(self, export: Cli, tmp_path: Path) -> None:
+        trim = ["--trim-vocab", "english", "--trim-tokens", "600", "--trim-form", "output"]
+        ran = export("--to", "safetensors,gguf", "--quant", "fp32,f32", *trim)
+        told = (
+            "edgecall: gguf-f32: cannot export gguf with fewer output rows alone: llama.cpp wants as many output rows "
+        )
+        assert ran.code == 2 and ran.err.splitlines()[-1].startswith(told)
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["safetensors-fp32"]
+        assert open_artifact(tmp_path / "out" / "safetensors-fp32").output_rows == 600
 
     def test_no_such_model(self, cli: Cli, tmp_path: Path) -> None:
         ran = cli("export", "no-such-model", "--out", str(tmp_path / "out"))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +52,8 @@ def small(folders: dict[str, Path]) -> dict[str, RouterTokenizer]:
 
 
 @pytest.fixture(scope="module")
-def gemma(tmp_path_factory: pytest.TempPathFactory) -> RouterTokenizer:
-    """FunctionGemma's own tokenizer of 262,144 entries, too large to be committed."""
-    given = os.environ.get("EDGECALL_GEMMA_TOKENIZER", "../shared/fixtures/gemma3-262k-tokenizer.json.gz")
-    path = ROOT / given
-    if not path.is_file():
-        pytest.skip("needs FunctionGemma's tokenizer.json (or .gz); name it in EDGECALL_GEMMA_TOKENIZER")
-    if path.suffix == ".gz":
-        unpacked = tmp_path_factory.mktemp("gemma") / "tokenizer.json"
-        unpacked.write_bytes(gzip.decompress(path.read_bytes()))
-        path = unpacked
-    return RouterTokenizer.load(path)
+def gemma(gemma_tokenizer: Path) -> RouterTokenizer:
+    return RouterTokenizer.load(gemma_tokenizer)
 
 
 def test_golden_ids(gemma: RouterTokenizer) -> None:

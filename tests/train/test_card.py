@@ -291,6 +291,7 @@ def test_all_that_is_missing_is_named_at_once(model: Path, tmp_path: Path, capsy
         ("report", lambda d: d.update(toolset_sha256="0" * 64), "about another kiwi than"),
         ("report", lambda d: d.update(schema="edgecall.lift/1"), "expected 'edgecall.report/1'"),
         ("report", lambda d: d["model"].update(parameters=8), "measured 8 weights"),
+        ("report", lambda d: d["model"].update(trim={"form": "output"}), "with a trimmed vocabulary"),
         ("report", lambda d: d["model"].update(inputs_sha256="0" * 64), "measured other weights"),
         ("report", lambda d: d.pop("machines"), "breaks its schema"),
         ("report", lambda d: [r.update(accuracy=None) for r in d["runs"]], "no run with an accuracy"),

@@ -178,6 +178,8 @@ def _same_model(model: dict[str, Any], parts: Parts, base: Base, problems: list[
     """A report about a `model` made from other weights than these is none of theirs."""
     if "inputs_sha256" in model and model["inputs_sha256"] != inputs_sha256(parts):
         problems.append(f"the report measured other weights than {parts.base} with {parts.adapter}; bench them again")
+    elif "trim" in model:
+        problems.append("the report measured the model with a trimmed vocabulary; bench it without --trim-vocab")
     elif model["parameters"] not in (None, base.parameters):
         problems.append(
             f"the report measured {model['parameters']:,} weights, {parts.base} has {base.parameters:,}; bench it again"
