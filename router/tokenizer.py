@@ -161,6 +161,11 @@ class RouterTokenizer:
         """The calls that a completion's ids make. Raises `WireError`, positions counted in `decode(ids)`."""
         return parse_pieces(self.pieces(ids), self.wire)
 
+    def spelling(self, token: int) -> bytes:
+        """The bytes that an id stands for, of a control token its spelling."""
+        spelled = self._spellings.get(token)
+        return self._bytes(token) if spelled is None else spelled.encode()
+
     def pieces(self, ids: Sequence[int], *, errors: str = "strict") -> list[Piece]:
         """Control tokens one by one, the text between them joined. Raises `WireError` for what is not UTF-8."""
         pieces: list[Piece] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -196,16 +196,16 @@ def _train_stage(
 
 
 def _tokenizer(config: BaseConfig, data: Path, target: Path) -> RouterTokenizer:
-    """The tokenizer in `target`, trained on the first stage that has blocks if it is not there yet."""
+    """The tokenizer in `target`, trained on the last stage that has blocks if it is not there yet."""
     from train.tokenizer import train_tokenizer
 
     if not (target / "tokenizer.json").is_file():
-        blocks = next((s for s in config.stages if s.weights), None)
+        blocks = next((s for s in reversed(config.stages) if s.weights), None)
         if blocks is None:
             raise UserError(
                 f"{config.name}: no stage with `weights`; the tokenizer is trained on blocks of such a stage"
             )
-        mixture = make_mixture(config, replace(blocks, recipes=()), data)
+        mixture = make_mixture(config, blocks, data)
         train_tokenizer(
             tokenizer_lines(mixture, config.vectors), target, vocab_size=config.vocab_size, seed=config.seed
         )

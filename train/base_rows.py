@@ -14,6 +14,7 @@ from router.tokenizer import RouterTokenizer
 from router.toolset import DEFAULT_INSTRUCTION, Toolset
 from router.wire import render_completion, render_prompt
 from runtimes.errors import UserError
+from train.copying import copied_places
 from train.data.corpus import realise
 from train.data.mixture import Block, Mixture
 from train.data.recipe import load_recipe
@@ -77,7 +78,7 @@ def tokenizer_lines(mixture: Mixture, vectors: WordVectors | None = None, *, blo
             yield realise(corpus, request, rng, swap=0.0)[0]
     for number in range(blocks):
         block = mixture.block(number, rows=10)
-        yield render_prompt(block.toolset, block.rows[0][0])
+        yield render_prompt(block.toolset, "")
         for text, calls in block.rows:
             yield text
             yield render_completion(calls)
@@ -115,6 +116,7 @@ def encode_block(tokenizer: RouterTokenizer, block: Block, *, limit: int) -> Row
             ]
             for (_, calls), (_, ids) in zip(rows, requests, strict=True)
         ],
+        copies=[copied_places(tokenizer, text, *ids) for (text, _), ids in zip(rows, requests, strict=True)],
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtimes.errors import UserError
-from train.init import CHOOSING_LAYER, NAMING_LAYER
+from train.init import CHOOSING_LAYER, NAMING_LAYER, READING_LAYER
 from train.packing import IGNORED, Batch, Row, collate, use_packed_attention
 from train.pointing import forget, taught_loss, teach
 
@@ -107,7 +107,7 @@ def fit(
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = make_optimizer(model, config)
     averaged = average_of(model, config)
-    taught = teach(model, (NAMING_LAYER, CHOOSING_LAYER)) if config.pointing else []
+    taught = teach(model, (NAMING_LAYER, CHOOSING_LAYER, READING_LAYER)) if config.pointing else []
     start, best = 0, math.inf
     last = folder / "last.pt"
     if last.is_file():
@@ -128,7 +128,7 @@ def fit(
             log.flush()
             report(fields)
 
-        began, seen, running, counted, looked = time.monotonic(), 0, 0.0, 0, [0.0, 0.0]
+        began, seen, running, counted, looked = time.monotonic(), 0, 0.0, 0, [0.0] * len(taught)
         for step in range(start, config.steps):
             model.train()
             batch = collate(rows(step), window=window, device=config.device)
@@ -161,7 +161,7 @@ def fit(
                     tokens_per_s=round(speed),
                     **heads,
                 )
-                running, counted, looked = 0.0, 0, [0.0, 0.0]
+                running, counted, looked = 0.0, 0, [0.0] * len(taught)
             if done % config.validate_every == 0 or done == config.steps:
                 kept = model if averaged is None else averaged.module
                 value = validate(kept, batches, config)

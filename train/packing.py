@@ -35,6 +35,8 @@ class Row:
     """(pieces, 2): where in the block the pieces of tools' names are, and whose."""
     choices: Ints = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
     """(pieces, 2): where a piece of a tool's name comes next, and which tool of `ends` that is."""
+    copies: Ints = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
+    """(tokens, 2): where a token comes next that is copied from the request, and where it stands there."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -52,14 +54,16 @@ def pack(
     ends: Sequence[int] = (),
     names: Sequence[tuple[int, int]] = (),
     choices: Sequence[Choices] = (),
+    copies: Sequence[Sequence[tuple[int, int]]] = (),
 ) -> Row:
     """Pack `(request ids, completion ids)` pairs behind `prefix`, as many as fit into `limit` tokens.
 
     The loss is on the completion alone: the position before each completion token predicts it. `ends` are the places in
-    `prefix` where declarations end, `names` those of the pieces of names with the tool's number, `choices` goes with
-    `requests`.
+    `prefix` where declarations end, `names` those of the pieces of names with the tool's number; `choices` and `copies`
+    (places from the request's first token on, see `train.copying`) go with `requests`.
     """
     chosen: list[tuple[int, int]] = []
+    copied: list[tuple[int, int]] = []
     ids = list(prefix)
     positions = list(range(len(prefix)))
     segments = [0] * len(prefix)
@@ -70,6 +74,8 @@ def pack(
             break
         if choices:
             chosen += [(len(ids) + len(request) + place, tool) for place, tool in choices[number - 1]]
+        if copies:
+            copied += [(len(ids) + place, len(ids) + source) for place, source in copies[number - 1]]
         ids += [*request, *completion]
         count = len(request) + len(completion)
         positions += range(len(prefix), len(prefix) + count)
@@ -83,6 +89,7 @@ def pack(
         np.array(ends, dtype=np.int64),
         np.array(names, dtype=np.int64).reshape(-1, 2),
         np.array(chosen, dtype=np.int64).reshape(-1, 2),
+        np.array(copied, dtype=np.int64).reshape(-1, 2),
     )
 
 
@@ -125,6 +132,10 @@ class Layout:
     """(pieces,): where a piece of a tool's name comes next."""
     right: torch.Tensor
     """(pieces,): which tool of `ends` it is."""
+    copying: torch.Tensor
+    """(tokens,): where a token comes next that is copied from the request."""
+    source: torch.Tensor
+    """(tokens,): where it stands there."""
 
 
 @dataclass
@@ -210,7 +221,13 @@ def _layout(row: Row, width: int, window: int | None, device: str) -> Layout:
         torch.cat([bias(own + block, place, (place < block)[None, :]), bias(own, slot, True)], dim=1),
         *(
             torch.from_numpy(found).to(device)
-            for found in (row.ends, *row.names.T.copy(), row.choices[:, 0] + start - block, row.choices[:, 1].copy())
+            for found in (
+                row.ends,
+                *row.names.T.copy(),
+                row.choices[:, 0] + start - block,
+                row.choices[:, 1].copy(),
+                *(row.copies.T + start - block),
+            )
         ),
     )
 

@@ -51,15 +51,37 @@ def choosing(query: torch.Tensor, key: torch.Tensor, layout: Layout) -> tuple[to
     return loss, float((scores.argmax(-1) == layout.right).sum()), len(layout.right)
 
 
-def teach(model: Any, layers: tuple[int, int]) -> list[Any]:
-    """Have the attention of two layers scored, by `naming` and by `choosing`; returns those modules. `UserError` where
-    the model has too few."""
+def reading(query: torch.Tensor, key: torch.Tensor, layout: Layout) -> tuple[torch.Tensor, float, int]:
+    """From where a token is copied next at its place in the request: summed loss, hits and count.
+
+    The loss is minus the logarithm of what falls there out of what falls on the request and its completion so far.
+    """
+    import torch
+
+    if not len(layout.copying):
+        return query.new_zeros(()).float(), 0.0, 0
+    start = layout.prefix
+    scores = (query[layout.copying] @ key[start:].T).float()
+    segment = layout.flat // layout.longest
+    places = torch.arange(start, start + len(segment), device=scores.device)
+    hidden = (segment[None, :] != segment[layout.copying - start][:, None]) | (
+        places[None, :] > layout.copying[:, None]
+    )
+    scores = scores.masked_fill(hidden, -torch.inf)
+    target = layout.source - start
+    loss = torch.nn.functional.cross_entropy(scores, target, reduction="sum")
+    return loss, float((scores.argmax(-1) == target).sum()), len(target)
+
+
+def teach(model: Any, layers: tuple[int, int, int]) -> list[Any]:
+    """Have the attention of three layers scored, by `naming`, `choosing` and `reading`; returns those modules.
+    `UserError` where the model has too few."""
     core = model.get_base_model() if hasattr(model, "get_base_model") else model
     found = core.model.layers
     if len(found) <= max(layers):
         raise UserError(f"pointing needs at least {max(layers) + 1} layers; the model has {len(found)}")
     modules = [found[layer].self_attn for layer in layers]
-    for module, score in zip(modules, (naming, choosing), strict=True):
+    for module, score in zip(modules, (naming, choosing, reading), strict=True):
         setattr(module, TAUGHT, score)
     return modules
 

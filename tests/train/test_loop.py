@@ -19,12 +19,12 @@ from train.loop import LoopConfig, fit  # noqa: E402
 from train.packing import Row, pack  # noqa: E402
 
 
-def small_model(width: int = 64, vocab: int = 128) -> Any:
+def small_model(width: int = 64, vocab: int = 128, layers: int = 6) -> Any:
     from transformers import Gemma3ForCausalLM
 
     torch.manual_seed(0)
-    shape = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 6, "num_attention_heads": 4,
-             "num_key_value_heads": 1, "head_dim": width // 4}  # fmt: skip
+    shape = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": layers,
+             "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": width // 4}  # fmt: skip
     return Gemma3ForCausalLM(gemma3_config(shape, vocab))
 
 

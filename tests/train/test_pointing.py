@@ -1,4 +1,4 @@
-"""Two heads that are taught where to look: what they are asked, how it is scored, and that nothing of it stays."""
+"""Heads that are taught where to look: what they are asked, how it is scored, and that nothing of it stays."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from router.toolset import Call, Schema, Toolset  # noqa: E402
 from train.base_rows import encode_block  # noqa: E402
 from train.data.corpus import make_tool  # noqa: E402
 from train.data.mixture import Block  # noqa: E402
-from train.init import CHOOSING_LAYER, NAMING_LAYER  # noqa: E402
+from train.init import CHOOSING_LAYER, NAMING_LAYER, READING_LAYER  # noqa: E402
 from train.loop import LoopConfig, fit  # noqa: E402
 from train.packing import Layout, collate  # noqa: E402
-from train.pointing import TAUGHT, choosing, forget, naming, taught_loss, teach  # noqa: E402
+from train.pointing import TAUGHT, choosing, forget, naming, reading, taught_loss, teach  # noqa: E402
 
 TOOLS = tuple(
     make_tool(name, about, {"query": Schema("string")})
@@ -78,6 +78,25 @@ def test_a_head_that_looks_right_has_no_loss_and_one_that_does_not_has(tokenizer
     assert other_share < 0.5  # the first declaration sees no name but its own
 
 
+def test_reading_is_scored_within_the_own_request(tokenizer: RouterTokenizer) -> None:
+    found, ids = layout(tokenizer)
+    assert len(found.copying) == len(found.source) > 0
+    assert all(source >= found.prefix for source in found.source.tolist())
+    size = len(ids)
+    key = 9 * torch.eye(size)
+    right = torch.zeros(size, size)
+    right[found.copying, found.source] = 1
+    loss, hits, count = reading(right, key, found)
+    assert (float(loss), hits, count) == pytest.approx((0, len(found.source), len(found.source)), abs=0.5)
+    # What another request or the block says is no choice: the strongest key there changes nothing.
+    loud = key.clone()
+    loud[: found.prefix] = 99
+    assert float(reading(right, loud, found)[0]) == pytest.approx(float(loss), abs=1e-4)
+    wrong = torch.zeros(size, size)
+    wrong[found.copying, found.copying] = 1
+    assert reading(wrong, key, found)[1] == 0
+
+
 def test_a_batch_without_calls_has_no_loss(tokenizer: RouterTokenizer) -> None:
     row = encode_block(tokenizer, Block(Toolset("three", TOOLS), [("hello", [])]), limit=2000)
     found = collate([row], window=512).full[0]
@@ -91,11 +110,11 @@ def test_a_batch_without_calls_has_no_loss(tokenizer: RouterTokenizer) -> None:
     assert (float(loss), share) == (0, 0)
 
 
-def test_training_teaches_both_heads_and_leaves_nothing_behind(tmp_path: Path, tokenizer: RouterTokenizer) -> None:
+def test_training_teaches_the_heads_and_leaves_nothing_behind(tmp_path: Path, tokenizer: RouterTokenizer) -> None:
     from tests.train.test_loop import small_model
 
     torch.manual_seed(0)
-    model = small_model(vocab=tokenizer.vocab_size)
+    model = small_model(vocab=tokenizer.vocab_size, layers=READING_LAYER + 1)
     row = encode_block(tokenizer, Block(Toolset("three", TOOLS), ROWS), limit=2000)
     config = LoopConfig(
         steps=40, learning_rate=5e-3, warmup=2, validate_every=40, save_every=40, threads=1, pointing=1.0, log_every=10,
@@ -104,9 +123,9 @@ def test_training_teaches_both_heads_and_leaves_nothing_behind(tmp_path: Path, t
     fit(model, lambda step: [row], [[row]], tmp_path, config, trainable=lambda m: dict(m.state_dict()))
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     heads = [line["heads"] for line in log if "heads" in line]
-    assert heads[-1] == [1.0, 1.0]
-    assert sum(heads[0]) < 2
-    for layer in (NAMING_LAYER, CHOOSING_LAYER):
+    assert heads[-1] == [1.0, 1.0, 1.0]
+    assert sum(heads[0]) < 3
+    for layer in (NAMING_LAYER, CHOOSING_LAYER, READING_LAYER):
         attention = model.model.layers[layer].self_attn
         assert not hasattr(attention, TAUGHT)
         assert not hasattr(attention, "taught")
@@ -115,8 +134,8 @@ def test_training_teaches_both_heads_and_leaves_nothing_behind(tmp_path: Path, t
 def test_teach_and_forget(tokenizer: RouterTokenizer) -> None:
     from tests.train.test_loop import small_model
 
-    model = small_model(vocab=tokenizer.vocab_size)
-    modules = teach(model, (NAMING_LAYER, CHOOSING_LAYER))
-    assert [getattr(m, TAUGHT) for m in modules] == [naming, choosing]
+    model = small_model(vocab=tokenizer.vocab_size, layers=READING_LAYER + 1)
+    modules = teach(model, (NAMING_LAYER, CHOOSING_LAYER, READING_LAYER))
+    assert [getattr(m, TAUGHT) for m in modules] == [naming, choosing, reading]
     forget(modules)
     assert not any(hasattr(m, TAUGHT) for m in modules)

@@ -97,11 +97,11 @@ def check(config: LoraConfig) -> None:
     name, needs, device = config.backend, NEEDS[config.backend], config.loop.device
     if needs.devices and device not in needs.devices:
         raise UserError(f"backend {name}: trains on {', '.join(needs.devices)}, not on {device}; set --device")
-    for setting, usual in (("pointing", 0), ("embedding_rate", 1)):
-        if getattr(config.loop, setting) != usual:
-            raise UserError(f"loop: {setting}: for bases alone; leave it out of an adapter's configuration")
-    if config.loop.average and name != "packed":
-        raise UserError(f"loop: average: only backend packed can, not {name}; leave it out")
+    if config.loop.embedding_rate != 1:
+        raise UserError("loop: embedding_rate: for bases alone; leave it out of an adapter's configuration")
+    for setting in ("average", "pointing"):
+        if getattr(config.loop, setting) and name != "packed":
+            raise UserError(f"loop: {setting}: only backend packed can, not {name}; leave it out")
     if config.load_in_4bit and not (needs.four_bit and device == "cuda"):
         able = " and ".join(n for n, other in NEEDS.items() if other.four_bit)
         raise UserError(f"load_in_4bit: only {able} can, on cuda; not {name} on {device}")

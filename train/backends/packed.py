@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from router.render import user_turn
 from router.tokenizer import RouterTokenizer
 from runtimes.errors import UserError
 from train.backends import Report
@@ -20,6 +21,7 @@ from train.backends.common import (
     trainable,
     write_adapter,
 )
+from train.copying import Pairs, copied_places
 from train.loop import fit
 from train.packing import Row, pack
 
@@ -37,6 +39,7 @@ class PackedCases:
     ) -> None:
         self.prefix = tokenizer.prefix_ids(toolset)
         self.pairs = pairs(tokenizer, toolset, cases)
+        self._tokenizer, self._toolset, self._cases = tokenizer, toolset, cases
         self.limit, self.seed = limit, seed
         longest = max(len(a) + len(b) for a, b in self.pairs)
         if len(self.prefix) + longest > limit:
@@ -66,7 +69,14 @@ class PackedCases:
         epoch, index = divmod(number, self.rows_per_epoch)
         groups = self._epoch(epoch)
         group = groups[index % len(groups)]
-        return pack(self.prefix, [self.pairs[i] for i in group], limit=self.limit + 1)
+        return pack(
+            self.prefix, [self.pairs[i] for i in group], limit=self.limit + 1, copies=[self._copies(i) for i in group]
+        )
+
+    def _copies(self, index: int) -> Pairs:
+        case = self._cases[index]
+        text = user_turn(self._toolset, case.user, case.context)
+        return copied_places(self._tokenizer, text, *self.pairs[index])
 
 
 def train(
