@@ -23,7 +23,12 @@ FILES = (
 )
 
 
-_MODULES = {"accuracy": "bench.accuracy_cmd", "lift": "bench.lift_cmd", "unseen": "bench.unseen_cmd"}
+_MODULES = {
+    "accuracy": "bench.accuracy_cmd",
+    "lift": "bench.lift_cmd",
+    "peers": "bench.peers_cmd",
+    "unseen": "bench.unseen_cmd",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +43,7 @@ def _main(argv: list[str]) -> int:
         "  all-runtimes  export what is missing, run everything, write the report\n"
         "  accuracy      all adapters of a model, each on its own toolset, through one runtime\n"
         "  lift          compare a base and a tuned model, bucket by bucket\n"
+        "  peers         the router against what people would use instead\n"
         "  unseen        ask a model requests that bring tools of their own",
         ["bench all-runtimes --quick", *(f"bench {name} --help" for name in ("all-runtimes", *_MODULES))],
         usage="bench [--help] COMMAND ...",

@@ -25,6 +25,11 @@ class Member:
     def alive(self) -> bool:
         return self.run.status == "ok" and self.process.alive
 
+    @property
+    def pids(self) -> list[int]:
+        """Of the worker, and of what it has started and told of."""
+        return [self.process.pid, *self.run.opened.get("pids", [])]
+
     def call(
         self, command: str, *, loading: bool = False, on_event: Event | None = None, **arguments: Any
     ) -> dict[str, Any]:
@@ -68,7 +73,7 @@ class Fleet:
         assert run.artifact is not None
         taken = {process.log.name for process in self._processes}
         name = run.name if f"{run.name}.log" not in taken else f"{run.name}-reference"
-        process = WorkerProcess(name, self._logs / f"{name}.log", threads=settings.threads)
+        process = WorkerProcess(name, self._logs / f"{name}.log", module=run.worker, threads=settings.threads)
         self._processes.append(process)
         answered: list[float] = []
         try:
@@ -82,6 +87,7 @@ class Fleet:
                 threads=settings.threads,
                 cases=str(cases),
                 plugins=list(settings.plugins),
+                **run.more,
             )
         except WorkerFailure:
             process.kill()

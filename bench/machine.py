@@ -88,17 +88,19 @@ def foreign_cores(before: CpuTimes | None, after: CpuTimes | None) -> float | No
     return round(max(0.0, foreign / (after.wall - before.wall)), 2)
 
 
-def peak_rss_mb() -> float | None:
-    """Largest resident memory of this process so far, in MB (10^6 bytes); None where the system does not say.
+def peak_rss_mb(pid: int | None = None) -> float | None:
+    """Largest resident memory of this process so far, or of `pid`, in MB (10^6 bytes); None where nobody says.
 
     Linux's own high-water mark is read first: `ru_maxrss` there is inherited from the process that started this one.
     """
     try:
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path(f"/proc/{pid or 'self'}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024 / 1e6
     except OSError:
         pass
+    if pid is not None:
+        return None
     try:
         import resource
     except ImportError:

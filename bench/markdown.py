@@ -30,7 +30,8 @@ def render(report: dict[str, Any], *, plot: str | None = None) -> str:
     for table in (bucket_table(report), validity_table(report), parity_table(report), speed_table(report)):
         if table is not None:
             parts.append(_table(table, level=2))
-    parts += [_comparisons(report), _disagreements(report), _machine(report), _remarks(report), _method(report)]
+    parts += [_comparisons(report), _disagreements(report), machine_section(report, report["runs"])]
+    parts += [_remarks(report), _method(report)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -51,7 +52,8 @@ def _head(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _machine(report: dict[str, Any]) -> str:
+def machine_section(report: dict[str, Any], runs: list[dict[str, Any]], name: str = "artifact") -> str:
+    """Machine, blocks, and the versions that the `runs` told, each called by what stands under `name`."""
     machine, blocks = report["machines"][0], report["blocks"]
     lines = [
         "## Machine",
@@ -72,9 +74,9 @@ def _machine(report: dict[str, Any]) -> str:
             + ".",
         ]
     versions = [
-        f"{run['artifact']}: {', '.join(f'{name} {value}' for name, value in sorted(run['versions'].items()))}; "
+        f"{run[name]}: {', '.join(f'{package} {value}' for package, value in sorted(run['versions'].items()))}; "
         f"{run['dtype']} on {run['device']}, threads {run['threads']}"
-        for run in report["runs"]
+        for run in runs
         if run["device"]
     ]
     return "\n".join(lines + [""] + [f"- {line}" for line in versions])

@@ -92,6 +92,10 @@ class Run:
     same_calls: dict[str, bool] | None = None
     disagreements: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    worker: str = "bench.worker"
+    """The module of its process,"""
+    more: dict[str, Any] = field(default_factory=dict)
+    """and what that is told when it opens, beside the usual."""
 
     @property
     def name(self) -> str:

@@ -41,10 +41,22 @@ class Context:
 
 def build(context: Context, runs: Sequence[Run], reference: Run | None) -> dict[str, Any]:
     """The whole report as plain data."""
+    return {
+        "schema": SCHEMA,
+        **head(context),
+        "reference": None if reference is None else _reference(reference),
+        "runs": [entry(run, context, reference) for run in runs],
+        "ranking": rank(runs),
+        "comparisons": compare(runs),
+        "blocks": context.blocks,
+    }
+
+
+def head(context: Context) -> dict[str, Any]:
+    """What was measured with which code, on what, and how it was asked for."""
     commit, dirty = git_state()
     settings = context.settings
     return {
-        "schema": SCHEMA,
         "commit": commit,
         "dirty": dirty,
         "started": context.started.isoformat(timespec="seconds"),
@@ -66,11 +78,6 @@ def build(context: Context, runs: Sequence[Run], reference: Run | None) -> dict[
             "stages_s": {name: round(seconds, 1) for name, seconds in context.stages_s.items()},
         },
         "machines": [{"id": "m0", **context.machine}],
-        "reference": None if reference is None else _reference(reference),
-        "runs": [_run(run, context, reference) for run in runs],
-        "ranking": rank(runs),
-        "comparisons": compare(runs),
-        "blocks": context.blocks,
     }
 
 
@@ -136,7 +143,8 @@ def _reference(run: Run) -> dict[str, Any]:
     }
 
 
-def _run(run: Run, context: Context, reference: Run | None) -> dict[str, Any]:
+def entry(run: Run, context: Context, reference: Run | None) -> dict[str, Any]:
+    """One run of the report."""
     latency = summary([timed.ms for timed in run.timed]) if run.timed else None
     if latency is not None:
         busy = {block["index"] for block in context.blocks if block["busy"]}
@@ -197,8 +205,8 @@ def _first_decision(run: Run) -> dict[str, Any] | None:
 
 
 def passes(run: Run) -> dict[str, Any] | None:
-    """Means of passes and tokens over the cases that were routed pass by pass."""
-    routed = [a.stats for a in run.answers["grammar"].values() if not a.checked and a.stats]
+    """Means of passes and tokens over the cases that were routed pass by pass; None where nobody told of tokens."""
+    routed = [a.stats for a in run.answers["grammar"].values() if not a.checked and "forced_tokens" in a.stats]
     if not routed:
         return None
 

@@ -13,7 +13,7 @@ from router.cases import Case
 from router.core import Router, RouteResult
 from router.decode import MAX_NEW_TOKENS
 from router.tokenizer import RouterTokenizer
-from router.toolset import Call
+from router.toolset import Call, Toolset
 from router.toolset_load import load_json
 from router.wire_format import WireError, wire_format
 from runtimes import open_model
@@ -44,8 +44,7 @@ class Routed:
                 self.request_ids(case)
             except WireError as error:
                 raise UserError(f"case {case.id}: {error}") from None
-        golds = (calls for case in cases for calls in (case.calls, *case.accept))
-        self.limit = min(MAX_NEW_TOKENS, 16 + 2 * max((len(self._completion(g)) for g in golds), default=0))
+        self.limit = completion_limit(self.tokenizer, self.router.toolset, cases)
         return self.limit
 
     def route(self, case: Case, *, grammar: bool = True) -> dict[str, Any]:
@@ -84,7 +83,7 @@ class Routed:
 
     def gold_ids(self, case: Case) -> list[int]:
         """The completion that the gold calls make, its stop included."""
-        return self._completion(case.calls)
+        return completion_of(self.tokenizer, self.router.toolset, case.calls)
 
     def row_behind(self, tokens: Sequence[int]) -> Logits:
         """The row behind the prefix and `tokens`, a copy."""
@@ -105,15 +104,6 @@ class Routed:
         router = Router.from_model(guessing, self.tokenizer, self.router.toolset, guess=False)
         assert guessing.latest is not None
         return router, guessing.latest
-
-    def _completion(self, calls: Iterable[Call]) -> list[int]:
-        """The ids of some calls as a model writes them: without what the router fills in."""
-        bound = {tool.name: tool.bound for tool in self.router.toolset}
-        shown = [
-            Call(call.name, {k: v for k, v in call.arguments.items() if k not in bound.get(call.name, {})})
-            for call in calls
-        ]
-        return self.tokenizer.completion_ids(shown)
 
     def _context(self, case: Case) -> dict[str, Any]:
         """The case's context; bound keys that it lacks are made up, for they do not count."""
@@ -152,6 +142,23 @@ class _GuessModel:
 
     def close(self) -> None:
         """The model is the caller's."""
+
+
+def completion_limit(tokenizer: RouterTokenizer, toolset: Toolset, cases: Iterable[Case]) -> int:
+    """Tokens that an answer to one of `cases` may take: twice the longest gold completion, and a few."""
+    golds = (calls for case in cases for calls in (case.calls, *case.accept))
+    longest = max((len(completion_of(tokenizer, toolset, gold)) for gold in golds), default=0)
+    return min(MAX_NEW_TOKENS, 16 + 2 * longest)
+
+
+def completion_of(tokenizer: RouterTokenizer, toolset: Toolset, calls: Iterable[Call]) -> list[int]:
+    """The ids of some calls as a model writes them: without what the router fills in."""
+    bound = {tool.name: tool.bound for tool in toolset}
+    shown = [
+        Call(call.name, {k: v for k, v in call.arguments.items() if k not in bound.get(call.name, {})})
+        for call in calls
+    ]
+    return tokenizer.completion_ids(shown)
 
 
 def open_routed(folder: str | Path, *, runtime: str, device: str, threads: int | None) -> tuple[Routed, float]:

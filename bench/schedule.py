@@ -43,21 +43,23 @@ def request_counts(
     budget: float,
     blocks: int,
     least: int = 20,
-    untimed: int = 0,
+    untimed: int | Mapping[str, int] = 0,
 ) -> dict[str, int]:
     """Timed requests of each worker: `requests`, or fewer where its share of `budget` seconds does not reach.
 
-    `seconds_each` is a request's estimated duration; `untimed` as many more are made in every block. At least `least`
-    (or `requests`, if that is fewer) are timed. Reduced counts are multiples of the number of blocks where they can be.
+    `seconds_each` is a request's estimated duration; `untimed` as many more are made in every block, by all or by name.
+    At least `least` (or `requests`, if that is fewer) are timed. Reduced counts are multiples of the number of blocks
+    where they can be.
     """
-    extra = untimed * blocks
-    shares = allocate({name: each * (requests + extra) for name, each in seconds_each.items()}, budget)
+    more = dict.fromkeys(seconds_each, untimed) if isinstance(untimed, int) else untimed
+    extra = {name: count * blocks for name, count in more.items()}
+    shares = allocate({name: each * (requests + extra[name]) for name, each in seconds_each.items()}, budget)
     counts = {}
     for name, each in seconds_each.items():
-        if shares[name] >= each * (requests + extra):
+        if shares[name] >= each * (requests + extra[name]):
             counts[name] = requests
             continue
-        fits = int(shares[name] / max(each, 1e-9)) - extra
+        fits = int(shares[name] / max(each, 1e-9)) - extra[name]
         fits = fits // blocks * blocks if fits >= blocks else fits
         counts[name] = min(requests, max(least, fits))
     return counts

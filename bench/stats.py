@@ -162,6 +162,27 @@ def ratio_interval(
     return float(np.exp(np.median(logs))), (float(np.exp(low)), float(np.exp(high))), len(common)
 
 
+def median_ratio(
+    a: Mapping[Key, float], b: Mapping[Key, float], *, resamples: int = 2000, seed: int = 0
+) -> tuple[float, Interval, int] | None:
+    """``median(b) / median(a)`` over the keys that both have, its 95% interval and their number.
+
+    Keys are resampled in pairs (percentile bootstrap, seeded): what makes a case long makes it long for both. None with
+    fewer than five common keys, where the interval would say nothing.
+    """
+    import numpy as np
+
+    common = sorted(a.keys() & b.keys(), key=repr)
+    if len(common) < 5:
+        return None
+    pairs = np.asarray([[a[k], b[k]] for k in common], dtype=np.float64)
+    below, above = np.median(pairs, axis=0)
+    picks = np.random.default_rng(seed).integers(0, len(pairs), size=(resamples, len(pairs)))
+    drawn = np.median(pairs[picks], axis=1)
+    low, high = np.percentile(drawn[:, 1] / drawn[:, 0], [2.5, 97.5])
+    return float(above / below), (float(low), float(high)), len(common)
+
+
 def _binomial_quantile(n: int, p: float, level: float) -> int:
     """Smallest k with P(Binomial(n, p) <= k) >= level, summed in log space."""
     if p <= 0:

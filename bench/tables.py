@@ -54,10 +54,10 @@ def main_tables(report: dict[str, Any]) -> list[Table]:
     return tables
 
 
-def fit(table: Table, width: int) -> Table:
+def fit(table: Table, width: int, expendable: Sequence[str] = EXPENDABLE) -> Table:
     """The table without its least telling columns, as many as it takes to be no wider than `width` characters."""
     columns = list(range(len(table.columns)))
-    for dropped in EXPENDABLE:
+    for dropped in expendable:
         needed = sum(max(len(table.columns[i]), *(len(row[i]) for row in table.rows)) + 3 for i in columns) + 1
         if needed <= width:
             break

@@ -48,7 +48,7 @@ def timing(bench: Bench, members: Sequence[Member]) -> None:
     counts = request_counts(
         {m.run.name: each[m.run.name] for m in ready},
         requests=settings.requests, budget=budget, blocks=settings.blocks,
-        untimed=1 + 2 * repeats,
+        untimed={m.run.name: 1 + 2 * repeats * bool(m.run.floor["passes"]) for m in ready},
     )  # fmt: skip
     blocks = plan(counts, cases=len(bench.suite.cases), blocks=settings.blocks, seed=settings.seed)
     by_name = {member.run.name: member for member in ready}
@@ -79,7 +79,7 @@ def _floor_case(bench: Bench, members: Sequence[Member]) -> Case:
 
 def _block(bench: Bench, block: Block, members: dict[str, Member]) -> dict[str, Any]:
     """All turns of a block, and how the machine was meanwhile."""
-    pids = [member.process.pid for member in members.values()]
+    pids = [pid for member in members.values() for pid in member.pids]
     calibration = calibrate()
     before, begun = cpu_times(pids), time.monotonic()
     for turn in block.turns:

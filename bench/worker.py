@@ -169,13 +169,7 @@ class Worker:
         return {"margins": out}
 
     def warm_up(self, emit: Emit, *, requests: int) -> dict[str, Any]:
-        """Untimed requests; their median estimates how many timed ones fit."""
-        cases = self._ordered()
-        times = []
-        for number in range(max(1, requests)):
-            times.append(self.router.timed(cases[number % len(cases)])["ms"])
-            emit({"done": number + 1})
-        return {"request_ms": median(times)}
+        return warmed_up(self.router.timed, self._ordered(), requests, emit)
 
     def floor(self, emit: Emit, *, case: str) -> dict[str, Any]:
         """Prepare the runtime's own loop over the passes that routing `case` takes here."""
@@ -196,16 +190,8 @@ class Worker:
         return {"passes": sizes, "error": None}
 
     def turn(self, emit: Emit, *, requests: list[int], floor_repeats: int) -> dict[str, Any]:
-        """One block's turn: an untimed request (the others' turns emptied the caches), the timed ones, the floor."""
-        cases = list(self.cases.values())
-        gc.collect()
-        self.router.timed(cases[requests[0]])
-        rows, beat = [], time.monotonic()
-        for index in requests:
-            rows.append({"index": index, **self.router.timed(cases[index])})
-            if time.monotonic() - beat > HEARTBEAT_S:
-                beat = time.monotonic()
-                emit({"done": len(rows)})
+        """One block's turn: the requests, then the floor."""
+        rows = timed_rows(self.router.timed, list(self.cases.values()), requests, emit)
         floor, routed = [], []
         if self.floor_loop is not None and self.floor_case is not None:
             for _ in range(floor_repeats):
@@ -239,6 +225,32 @@ class Worker:
     def _rows(self, sequence: parity.Forced) -> Logits:
         router = self.router
         return parity.rows_of(sequence, router.session, len(router.prefix_ids), router.model)
+
+
+Clocked = Callable[[Case], dict[str, Any]]
+"""Answers one case on the clock: ``ms``, ``first_decision_ms``, ``calls``."""
+
+
+def warmed_up(timed: Clocked, cases: Sequence[Case], requests: int, emit: Emit) -> dict[str, Any]:
+    """Untimed requests; their median estimates how many timed ones fit."""
+    times = []
+    for number in range(max(1, requests)):
+        times.append(timed(cases[number % len(cases)])["ms"])
+        emit({"done": number + 1})
+    return {"request_ms": median(times)}
+
+
+def timed_rows(timed: Clocked, cases: Sequence[Case], requests: Sequence[int], emit: Emit) -> list[dict[str, Any]]:
+    """An untimed request (the others' turns emptied the caches), then those at the indexes `requests` on the clock."""
+    gc.collect()
+    timed(cases[requests[0]])
+    rows, beat = [], time.monotonic()
+    for index in requests:
+        rows.append({"index": index, **timed(cases[index])})
+        if time.monotonic() - beat > HEARTBEAT_S:
+            beat = time.monotonic()
+            emit({"done": len(rows)})
+    return rows
 
 
 def versions(name: str) -> dict[str, str]:

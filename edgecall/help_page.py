@@ -28,6 +28,7 @@ PAGES = (
     "bench all-runtimes",
     "bench accuracy",
     "bench lift",
+    "bench peers",
     "bench unseen",
     "route",
 )

@@ -53,6 +53,18 @@ def test_peak_memory_is_this_process_alone() -> None:
     assert float(child.stdout) < len(ballast) / 1e6
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
+def test_memory_of_another_process() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        peak = peak_rss_mb(child.pid)
+        assert peak is not None and peak > 0
+    finally:
+        child.kill()
+        child.wait()
+    assert peak_rss_mb(child.pid) is None, "it is gone"
+
+
 def test_no_device_memory_on_the_cpu() -> None:
     assert device_memory_mb("cpu") is None
 

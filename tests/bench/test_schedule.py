@@ -41,6 +41,16 @@ def test_everybody_makes_a_few_requests_even_without_time() -> None:
     assert request_counts({"a": 5.0}, requests=7, budget=0.0, blocks=4) == {"a": 7}
 
 
+def test_untimed_requests_are_counted_by_name() -> None:
+    # 60 s for 200 requests of 1 s in 4 blocks: with one untimed in each block 56 are left, with 11 of them 16.
+    few = request_counts({"a": 1.0}, requests=200, budget=60, blocks=4, least=1, untimed=1)
+    assert few == request_counts({"a": 1.0}, requests=200, budget=60, blocks=4, least=1, untimed={"a": 1}) == {"a": 56}
+    by_name = request_counts(
+        {"a": 1.0, "b": 1.0}, requests=200, budget=120, blocks=4, least=1, untimed={"a": 1, "b": 11}
+    )
+    assert by_name == {"a": 56, "b": 16}
+
+
 def test_every_worker_has_one_turn_a_block() -> None:
     blocks = plan({"a": 100, "b": 40, "c": 20}, cases=30, blocks=10, seed=0)
     assert [block.index for block in blocks] == list(range(10))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bench.stats import (
     mcnemar,
+    median_ratio,
     paired,
     percentile,
     percentile_interval,
@@ -141,3 +142,27 @@ def test_ratio_interval() -> None:
     assert median == pytest.approx(2)
     assert low == pytest.approx(2) and high == pytest.approx(2)
     assert ratio_interval({1: 1.0}, {1: 2.0}) is None
+
+
+def test_ratio_of_medians_by_hand() -> None:
+    a = dict(zip("abcde", (1.0, 2.0, 3.0, 4.0, 5.0), strict=True))
+    b = dict(zip("abcdx", (10.0, 20.0, 30.0, 40.0, 1e9), strict=True)) | {"e": 0.5}
+    # Medians 3 and 20; `x` is not common. Case by case the ratio is 10 but for `e`: where `e` is not drawn, so it is of
+    # the medians (33% of draws), and where it makes up three of five they are 5 and 0.5 (5.8%).
+    ratio, (low, high), n = median_ratio(a, b) or (0, (0, 0), 0)
+    assert (ratio, low, high, n) == (pytest.approx(20 / 3), 0.1, 10.0, 5)
+    back = median_ratio(b, a)
+    assert back is not None and back[0] == pytest.approx(3 / 20) and back[1] == pytest.approx((0.1, 10.0))
+
+
+def test_ratio_of_medians_needs_five_pairs() -> None:
+    four = dict.fromkeys("abcd", 1.0)
+    assert median_ratio(four, four) is None
+    assert median_ratio(four | {"e": 1.0}, four | {"f": 1.0}) is None
+
+
+def test_ratio_of_medians_is_paired() -> None:
+    """Cases of very different lengths, each three times as long for the other: no interval over the lengths."""
+    a = {i: 1.5**i for i in range(30)}
+    ratio, (low, high), _ = median_ratio(a, {i: 3 * ms for i, ms in a.items()}) or (0, (0, 0), 0)
+    assert ratio == low == high == pytest.approx(3.0)

@@ -1,0 +1,258 @@
+"""`bench peers`: the router and what people would use instead, on the same cases, turn and turn about, in one run."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from bench import peer_server, peers_page, peers_plot, peers_report
+from bench.answering import LabelledRun, exportable
+from bench.fleet import Fleet, Member
+from bench.folder import check_out, reserved
+from bench.judging import answers
+from bench.machine import describe
+from bench.metrics import judge
+from bench.peer import PEERS, kind_of, module_of
+from bench.plugins import load_plugins
+from bench.process import LOADING_S, WorkerFailure, WorkerProcess
+from bench.records import Answer, Run, Settings, Variant
+from bench.report import Context, git_state, samples
+from bench.run import JUDGING, MEASURING, Bench, Outcome, _equip, _export, _model_of, _suite, _try_open
+from bench.screen import Screen
+from bench.timing import timing
+from bench.variants import Missing
+from export.atomic import staged
+from router.toolset_load import load_toolset
+from runtimes.artifact import Artifact
+from runtimes.base import default_threads
+from runtimes.errors import UserError
+
+STAGES: Final = 4
+OURS: Final = ("gguf-q8_0", "onnx-int8", "onnx-fp32", "safetensors-fp32")
+MAC: Final = "mlx-lm"
+"""The peer that is among the defaults on a Mac alone: elsewhere it runs, twenty times slower than it is meant to."""
+ON_MAC: Final = "mlx-8bit"
+WORKER: Final = "bench.peer_worker"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which peers are asked, with which llama-server, and whom all are compared with."""
+
+    peers: tuple[str, ...] = ()
+    """All but `MAC` where empty."""
+    server: str | None = None
+    baseline: str | None = None
+    """A contender; None: ours of the same precision."""
+
+
+@dataclass(eq=False)
+class PeerRun(LabelledRun):
+    """One peer on one artifact. `source` is the artifact that it opens."""
+
+    peer: str = ""
+    source: Variant = field(default_factory=lambda: Variant("", "", "", 0))
+
+
+def peers(
+    settings: Settings,
+    wanted: Wanted,
+    screen: Screen,
+    *,
+    out: Path | None = None,
+    artifacts: dict[str, Artifact | Missing] | None = None,
+) -> Outcome:
+    """Measure and write the report. `artifacts` gives made ones by name, and then nothing is exported.
+
+    Raises `UserError` for what can be mended before anything is measured; a contender that fails later is reported.
+    """
+    settings = replace(settings, threads=settings.threads or default_threads(), modes=("grammar",), device="cpu")
+    started, clock = datetime.now(UTC), time.monotonic()
+    if out is not None:
+        check_out(out)
+    load_plugins(settings.plugins)
+    runs = contenders(settings, wanted)
+    toolset = load_toolset(settings.toolset)
+    suite = _suite(settings, toolset)
+    with reserved(out, started, git_state()[0]) as folder, staged(folder) as staging:
+        logs, scratch = staging / "logs", staging / "scratch"
+        logs.mkdir()
+        scratch.mkdir()
+        bench = Bench(settings, toolset, suite, screen, runs, scratch, logs, deadline=clock + settings.budget_s)
+        screen.say(
+            f"{settings.model} on toolset {toolset.name} beside its peers: {len(runs)} contenders, "
+            f"{len(suite.cases)} cases (suite {suite.name}), about {settings.budget_s / 60:.0f} minutes at most"
+        )
+        model = _provide(bench, wanted, artifacts)
+        bench.deadline = max(bench.deadline, time.monotonic() + MEASURING * settings.budget_s)
+        with Fleet(logs, settings) as fleet:
+            _measure(bench, fleet)
+        shutil.rmtree(scratch, ignore_errors=True)
+        context = Context(
+            settings=settings, suite=suite, toolset=toolset.name, toolset_sha256=toolset.sha256, model=model,
+            machine=describe(), started=started, finished=datetime.now(UTC), blocks=bench.blocks,
+            stages_s=bench.stages_s,
+        )  # fmt: skip
+        report = peers_report.build(context, runs, wanted.baseline)
+        _write(staging, report, bench)
+    return Outcome(report, folder)
+
+
+def contenders(settings: Settings, wanted: Wanted) -> list[Run]:
+    """Ours first, then each peer on the chosen artifacts of its format, or on its usual one where there is none.
+
+    Raises `UserError` for an unknown variant, peer or baseline, and for a llama-server that cannot be run.
+    """
+    names = wanted.peers or tuple(name for name in PEERS if name != MAC or sys.platform == "darwin")
+    kinds = {name: kind_of(name) for name in dict.fromkeys(names)}
+    if wanted.server is not None:
+        peer_server.find(wanted.server)
+    ours = settings.variants or (*OURS, *((ON_MAC,) if MAC in kinds else ()))
+    variants = [exportable(name) for name in dict.fromkeys(ours)]
+    runs: list[Run] = [Run(variant) for variant in variants]
+    for name, kind in kinds.items():
+        found = [variant for variant in variants if variant.format == kind.format and not kind.made]
+        for source in found or [exportable(f"{kind.format}-{kind.quant}")]:
+            own = Variant(name, kind.made or source.format, source.quant, source.precision)
+            runs.append(PeerRun(own, label=f"{name}@{source.quant}", worker=WORKER, peer=name, source=source))
+    known = [run.name for run in runs]
+    if wanted.baseline is not None and wanted.baseline not in known:
+        near = difflib.get_close_matches(wanted.baseline, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"--baseline: {wanted.baseline!r} is none of the contenders {', '.join(known)}{hint}")
+    return runs
+
+
+def _provide(bench: Bench, wanted: Wanted, artifacts: dict[str, Artifact | Missing] | None) -> dict[str, Any]:
+    """Export what is missing and note who cannot run; returns the report's `model`."""
+    begun = time.monotonic()
+    bench.screen.stage(1, STAGES, "Export", "what is missing; the rest is taken from the cache")
+    if artifacts is None:
+        sources = [run.source if isinstance(run, PeerRun) else run.variant for run in bench.runs]
+        artifacts, model = _export(bench, list(dict.fromkeys(sources)))
+    else:
+        model = _model_of(artifacts)
+    for run in bench.runs:
+        if isinstance(run, PeerRun):
+            _equip_peer(bench, run, wanted, artifacts.get(run.source.artifact, Missing("there is none", True)))
+        else:
+            _equip(bench, run, artifacts.get(run.name, Missing("there is no artifact of it", True)))
+    bench.stages_s["export"] = time.monotonic() - begun
+    return model
+
+
+def _equip_peer(bench: Bench, run: PeerRun, wanted: Wanted, made: Artifact | Missing) -> None:
+    """Give a peer what it opens, or its reason for not running here."""
+    settings, screen = bench.settings, bench.screen
+    module = module_of(kind_of(run.peer))
+    state = module.availability(wanted.server)
+    if not state.available:
+        run.skip(state.reason, state.fix)
+        screen.skipped(run.name, f"{state.reason}; {state.fix}")
+    elif isinstance(made, Missing):
+        reason = f"its artifact {run.source.artifact}: {made.reason}"
+        run.skip(reason) if made.unavailable else run.fail(reason, "export")
+    else:
+        run.artifact = made
+        run.more = {
+            "log": str(bench.logs / f"{run.name}-program.log"),
+            "patience_s": settings.silence_s * 0.8,
+            "prepared": None,
+            "server": wanted.server,
+        }
+        if hasattr(module, "prepare"):
+            _prepare(bench, run, made)
+
+
+def _prepare(bench: Bench, run: PeerRun, source: Artifact) -> None:
+    """Let a peer make its own export, beside the artifacts, in a process that does nothing else."""
+    folder = source.folder.parent / f"{run.peer}-{run.source.quant}"
+    worker = WorkerProcess(f"export-{run.name}", bench.logs / f"export-{run.name}.log", module=WORKER, threads=1)
+    try:
+        with bench.screen.progress() as bars:
+            worker.call(
+                "prepare", silence=LOADING_S, on_event=lambda event: bars.describe(run.name, event["line"]),
+                peer=run.peer, source=str(source.folder), folder=str(folder), plugins=list(bench.settings.plugins),
+            )  # fmt: skip
+        worker.close()
+    except WorkerFailure as failure:
+        run.fail(f"its own export failed: {failure}", "export")
+        bench.screen.failed(run.name, str(failure))
+    finally:
+        worker.kill()
+    run.more["prepared"] = str(folder)
+
+
+def _measure(bench: Bench, fleet: Fleet) -> None:
+    members = _stage(bench, 2, "Open", "one process for each; load, then a first request", lambda: _open(bench, fleet))
+    detail = f"{len(bench.suite.cases)} cases, each contender as it decodes"
+    deadline = time.monotonic() + bench.left * JUDGING
+    _stage(bench, 3, "Accuracy", detail, lambda: answers(bench, members, None, deadline))
+    alive = [member for member in members if member.alive]
+    _stage(bench, 4, "Latency", "turns in shuffled blocks; this machine should be left alone now",
+           lambda: timing(bench, alive))  # fmt: skip
+    for run in bench.runs:
+        if isinstance(run, PeerRun):
+            _judge_timed(bench, run)
+
+
+def _open(bench: Bench, fleet: Fleet) -> list[Member]:
+    """A worker for every contender that can run; ours and the peers', on the CPU (MLX: where it runs by itself)."""
+    members: list[Member] = []
+    cases = bench.scratch / "cases.jsonl"
+    cases.write_text("".join(json.dumps(case.to_dict()) + "\n" for case in bench.suite.cases), encoding="utf-8")
+    for run in bench.runs:
+        if run.status == "ok":
+            device = "auto" if run.variant.format == "mlx" else bench.settings.device
+            members += _try_open(bench, fleet, run, device, cases)
+    for member in members:
+        differing = member.run.opened.get("differently_read")
+        if differing:
+            member.run.warnings.append(
+                f"its tokenizer reads {differing} of {len(bench.suite.cases)} prompts otherwise than the router's"
+            )
+    return members
+
+
+def _judge_timed(bench: Bench, run: PeerRun) -> None:
+    """Answers that came on the clock, for cases that the time for accuracy did not reach."""
+    cases = {case.id: case for case in bench.suite.cases}
+    known = run.answers["grammar"]
+    for timed in run.timed:
+        if timed.case not in known:
+            known[timed.case] = Answer(timed.case, timed.calls, [], "", None, {}, False)
+            run.verdicts["grammar"][timed.case] = judge(cases[timed.case], timed.calls, bench.toolset)
+
+
+def _stage(bench: Bench, number: int, title: str, detail: str, work: Callable[[], Any]) -> Any:
+    bench.screen.stage(number, STAGES, title, detail)
+    begun = time.monotonic()
+    result = work()
+    bench.stages_s[title.lower()] = time.monotonic() - begun
+    return result
+
+
+def _write(folder: Path, report: dict[str, Any], bench: Bench) -> None:
+    peers_report.validate(report)
+    drawn = peers_plot.draw(report, folder / "peers.png")
+    (folder / "peers.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    page = peers_page.render(report, plot="peers.png" if drawn else None)
+    (folder / "peers.md").write_text(page, encoding="utf-8")
+    with (folder / "samples.jsonl").open("w", encoding="utf-8") as out:
+        for line in samples(bench.runs, bench.suite):
+            out.write(json.dumps(line, ensure_ascii=False) + "\n")
+    _drop_empty(sorted((folder / "logs").iterdir()))
+
+
+def _drop_empty(logs: Sequence[Path]) -> None:
+    for log in logs:
+        if log.stat().st_size == 0:
+            log.unlink()
