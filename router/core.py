@@ -14,6 +14,7 @@ from router.decode import MAX_NEW_TOKENS, Decision, Decoded, DecodeError, decode
 from router.grammar import Grammar
 from router.guess import Guesser
 from router.parse import parse_pieces
+from router.prefixes import PrefixFiles, PrefixMemory
 from router.render import user_turn
 from router.tokenizer import RouterTokenizer
 from router.toolset import Call, Toolset
@@ -92,12 +93,19 @@ class Router:
     """
 
     def __init__(
-        self, model: Model, tokenizer: RouterTokenizer, toolset: Toolset, *, own: bool = False, guess: bool = True
+        self,
+        model: Model,
+        tokenizer: RouterTokenizer,
+        toolset: Toolset,
+        *,
+        own: bool = False,
+        guess: bool = True,
+        prefixes: PrefixFiles | None = None,
     ) -> None:
         """Compile the grammar and put the prefix into the cache.
 
         `own`: closing the router closes the model too. `guess`: let passes check guesses where that is faster
-        (`router.guess`); the answers are the same.
+        (`router.guess`); the answers are the same. `prefixes`: where the prefix's cache is looked for and kept.
         """
         self.model = model
         self.tokenizer = tokenizer
@@ -123,7 +131,9 @@ class Router:
         self._tie = TIES.get(model.dtype, TIE)
         self._binding = [tool for tool in toolset if tool.bound]
         self._session: Session = model.session()
-        self._session.append(self.prefix_ids)
+        self._files = prefixes
+        self._memory = PrefixMemory()
+        self._begin()
         self._shown: list[int] = []
         """What an instruction shows of the latest request's context; it is in the cache too."""
 
@@ -138,20 +148,24 @@ class Router:
         toolset: Toolset | None = None,
         check: Literal["hashes", "sizes"] = "hashes",
         guess: bool = True,
+        save_prefix: bool = True,
     ) -> Router:
         """Open an artifact, with its own toolset or another one. Raises `UserError` for whatever is in the way.
 
-        `guess` is the constructor's. `check="sizes"` spares the hashing of the weights where they were verified before.
+        `save_prefix`: keep the cache of the toolset's prefix beside the artifact, where it can be written, so that the
+        next process need not compute it. `guess` is the constructor's. `check="sizes"` spares the hashing of the
+        weights where they were verified before.
         """
         from router.toolset_load import load_json
-        from runtimes import open_model
+        from runtimes import FORMATS, open_model
 
         artifact = open_artifact(folder, check=check)
         tokenizer = RouterTokenizer.load(artifact.tokenizer, wire_format(artifact.wire))
         toolset = toolset or load_json(artifact.toolset)
         model = open_model(artifact, runtime_name=runtime, device=device, threads=threads)
         try:
-            router = cls(model, tokenizer, toolset, own=True, guess=guess)
+            files = PrefixFiles(artifact, model, runtime or FORMATS[artifact.format]) if save_prefix else None
+            router = cls(model, tokenizer, toolset, own=True, guess=guess, prefixes=files)
         except BaseException:
             model.close()
             raise
@@ -242,16 +256,32 @@ class Router:
     def _keep(self, shown: list[int]) -> None:
         """Have the prefix and what an instruction shows behind it in the cache; mostly it is there."""
         session, prefix = self._session, len(self.prefix_ids)
-        if session.position != prefix + len(self._shown):
-            # A runtime that could not rewind lost the prefix with it; start over rather than answer from a wrong cache.
-            session.rewind(0)
-            self._shown = []
-            session.append(self.prefix_ids)
-        if shown != self._shown:
+        # A runtime that could not rewind lost the prefix with it; start over rather than answer from a wrong cache.
+        sound = session.position == prefix + len(self._shown)
+        if sound and shown == self._shown:
+            return
+        if sound and self._shown:
+            self._memory.keep([*self.prefix_ids, *self._shown], session)
+        self._shown = []
+        if shown and self._memory.restore([*self.prefix_ids, *shown], session):
+            self._shown = shown
+            return
+        if sound and session.position >= prefix:
             session.rewind(prefix)
-            self._shown = []
+        else:
+            self._begin()
+        if shown:
             session.append(shown)
             self._shown = shown
+
+    def _begin(self) -> None:
+        """Have the prefix alone in the cache: from a file, or computed and kept in one."""
+        session, files = self._session, self._files
+        session.rewind(0)
+        if files is None or not files.restore(self.prefix_ids, session):
+            session.append(self.prefix_ids)
+            if files is not None:
+                files.keep(self.prefix_ids, session)
 
     def _decode(self, user: str, request: list[int], grammar: bool, limit: int, record: bool) -> tuple[Decoded, float]:
         """Decode and leave in the cache what was there before. Also the seconds that the matcher took."""

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,19 @@ class Session(Protocol):
 
     def rewind(self, position: int) -> None:
         """Forget every cached token from `position` on. Raises `SessionError` outside 0..position."""
+        ...
+
+
+@runtime_checkable
+class Snapshots(Protocol):
+    """What a session may offer besides; callers work without it."""
+
+    def snapshot(self) -> bytes:
+        """What the KV cache holds. For `restore` of a session of the same weights, runtime, version and settings."""
+        ...
+
+    def restore(self, data: bytes) -> None:
+        """Have the cache of a snapshot instead of the own. Raises `SessionError` for what is none; it is then empty."""
         ...
 
 

@@ -236,6 +236,29 @@ class LlamaSession:
             raise SessionError(f"rewind: llama.cpp could not forget the tokens from {position} on")
         self._position = position
 
+    def snapshot(self) -> bytes:
+        """llama.cpp's own form of a sequence's state, behind the number of its tokens."""
+        self._check_open("snapshot")
+        size = self._lib.llama_state_seq_get_size(self.context, 0)
+        buffer = (ctypes.c_uint8 * size)()
+        if self._lib.llama_state_seq_get_data(self.context, buffer, size, 0) != size:
+            raise SessionError(f"snapshot: llama.cpp could not copy the cache ({log.reason()})")
+        return self._position.to_bytes(8, "little") + bytes(buffer)
+
+    def restore(self, data: bytes) -> None:
+        self._check_open("restore")
+        self.rewind(0)
+        position, state = int.from_bytes(data[:8], "little"), data[8:]
+        log.clear()
+        fits = 0 <= position <= self._model.context_length and len(state) > 0
+        buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        read = self._lib.llama_state_seq_set_data(self.context, buffer, len(state), 0) if fits else 0
+        held = self._lib.llama_memory_seq_pos_max(self.memory, 0) + 1
+        if not fits or read != len(state) or held != position:
+            self._lib.llama_memory_seq_rm(self.memory, 0, -1, -1)
+            raise SessionError(f"restore: not a snapshot of this model's cache ({log.reason()})")
+        self._position = position
+
     def close(self) -> None:
         """Free the context; the model stays open."""
         self._free()

@@ -6,8 +6,10 @@ here the first is said in `device` ("metal+cpu") and the second is an error.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import Any, Final
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -24,7 +26,7 @@ from runtimes.base import (
     row_offsets,
 )
 from runtimes.errors import ArtifactError, SessionError, UnavailableError, UserError
-from runtimes.onnxruntime_sequence import ALL_ROWS, LAST_ROW, BoundSequence, HostSequence, Runner
+from runtimes.onnxruntime_sequence import ALL_ROWS, LAST_ROW, BoundSequence, HostSequence
 from runtimes.output import read_output_ids
 
 FORMAT = "onnx"
@@ -138,7 +140,7 @@ class OnnxModel:
             raise SessionError("onnxruntime: the model is closed; open it again")
         return self._session
 
-    def sequence(self) -> Runner:
+    def sequence(self) -> HostSequence | BoundSequence:
         """A new, empty cache, as the function that runs passes on it."""
         return BoundSequence(self.native, "cuda", self._index) if self._on_gpu else HostSequence(self.native)
 
@@ -155,7 +157,27 @@ class OnnxSession(CountingSession):
     def __init__(self, model: OnnxModel) -> None:
         super().__init__(model)
         self._onnx = model
-        self._run: Runner = model.sequence()
+        self._run = model.sequence()
+
+    def snapshot(self) -> bytes:
+        """The cached arrays in numpy's ``.npz`` form."""
+        self._check_open()
+        out = io.BytesIO()
+        np.savez(out, *self._run.arrays(self._position))
+        return out.getvalue()
+
+    def restore(self, data: bytes) -> None:
+        self._check_open()
+        self._position = 0
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as found:
+                arrays = [found[f"arr_{n}"] for n in range(len(found.files))]
+            if arrays and arrays[0].ndim == 4 and arrays[0].shape[2] > self._model.context_length:
+                raise ValueError("more tokens than the context has room for")
+            self._run.load(arrays)
+        except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
+            raise SessionError(f"restore: not a snapshot of this model's cache ({_line(error)})") from None
+        self._position = int(arrays[0].shape[2])
 
     def _check_open(self) -> None:
         self._onnx.native  # noqa: B018 - raises when closed

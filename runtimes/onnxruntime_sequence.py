@@ -6,7 +6,7 @@ of what the last pass returned, cut at the position asked for, so that forgettin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -20,17 +20,26 @@ ALL_ROWS: Final[Ids] = np.array([0], np.int64)
 LAST_ROW: Final[Ids] = np.array([-1], np.int64)
 """What `first_row` may be: the graph computes logits from that row of the pass on."""
 
-Runner = Callable[[Ids, Ids, int], Logits]
-"""``run(ids, first_row, past)``: one forward pass of `ids` (1, n) behind the first `past` cached tokens; logits
-(rows, vocab). Where it raises, the cache is as it was."""
-
 
 class HostSequence:
-    """Passes whose cache lies in numpy arrays, (1, kv_heads, tokens, head_dim) each."""
+    """Passes whose cache lies in numpy arrays, (1, kv_heads, tokens, head_dim) each.
+
+    Called with ids (1, n), the first row asked for and how many cached tokens count; gives logits (rows, vocab). Where
+    a pass raises, the cache is as it was.
+    """
 
     def __init__(self, session: Any) -> None:
         self._session = session
         self._names, self._outputs, self._cache = _layout(session)
+
+    def arrays(self, past: int) -> list[npt.NDArray[np.float32]]:
+        """The first `past` cached tokens."""
+        return [array[:, :, :past] for array in self._cache]
+
+    def load(self, arrays: Sequence[npt.NDArray[np.float32]]) -> None:
+        """Have what `arrays` gave. Raises ValueError for another model's."""
+        _check(arrays, _layout(self._session)[2])
+        self._cache = list(arrays)
 
     def __call__(self, ids: Ids, first_row: Ids, past: int) -> Logits:
         feed: dict[str, Any] = {name: array[:, :, :past] for name, array in zip(self._names, self._cache, strict=True)}
@@ -42,12 +51,23 @@ class HostSequence:
 
 
 class BoundSequence:
-    """Passes whose cache stays in the device's memory; only ids go there, only logits come back."""
+    """The same with a cache that stays in the device's memory; only ids go there, only logits come back."""
 
     def __init__(self, session: Any, device: str, index: int = 0) -> None:
         self._session, self._place = session, (device, index)
         self._names, self._outputs, self._empty = _layout(session)
         self._cache: list[Any] = []
+
+    def arrays(self, past: int) -> list[npt.NDArray[np.float32]]:
+        """The first `past` cached tokens."""
+        return [np.ascontiguousarray(value.numpy()[:, :, :past]) for value in self._cache] if past else self._empty
+
+    def load(self, arrays: Sequence[npt.NDArray[np.float32]]) -> None:
+        """Have what `arrays` gave. Raises ValueError for another model's."""
+        from onnxruntime import OrtValue
+
+        _check(arrays, self._empty)
+        self._cache = [OrtValue.ortvalue_from_numpy(np.ascontiguousarray(a), *self._place) for a in arrays]
 
     def __call__(self, ids: Ids, first_row: Ids, past: int) -> Logits:
         binding = self._session.io_binding()
@@ -81,6 +101,14 @@ class BoundSequence:
             value = OrtValue.ortvalue_from_numpy(cut, *self._place)
             binding.bind_ortvalue_input(name, value)
         return value
+
+
+def _check(arrays: Sequence[npt.NDArray[np.float32]], empty: Sequence[npt.NDArray[np.float32]]) -> None:
+    tokens = {array.shape[2] for array in arrays if array.ndim == 4}
+    if len(tokens) != 1 or [(*a.shape[:2], a.shape[3], a.dtype) for a in arrays] != [
+        (*e.shape[:2], e.shape[3], e.dtype) for e in empty
+    ]:
+        raise ValueError("arrays of another shape")
 
 
 def _layout(session: Any) -> tuple[list[str], list[str], list[npt.NDArray[np.float32]]]:
