@@ -1,9 +1,10 @@
-"""Where the values of calls stand in a request, token by token: what the third taught head looks at.
+"""Where the values of calls stand in a request, token by token: what two taught heads look at (`train.pointing`).
 
 A string of a call is mostly a piece of the request, as it stands or in snake case; numbers and the keys of free-form
-objects often are. Before each of its tokens the head is to look at the request's token that says it, and before what
-follows at the one behind the piece: there stands why the piece ends. Where that token is a space, at the one behind
-the space, for the word decides whether the piece goes on. `train.pointing` teaches it.
+objects often are. Behind each of its tokens one head is to look at what the request says next, be it still of the
+piece or not (behind a space, for the word decides whether the piece goes on). The other is to look at what is said
+next: the token of the request that begins the piece or goes on with it, and where the piece ends, at the end of the
+request.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from typing import Final
 
 from router.tokenizer import RouterTokenizer
 
-Pairs = list[tuple[int, int]]
-"""(place in request and completion together behind which the next token is copied, place in the request)."""
+Copies = list[tuple[int, int, int]]
+"""(place in request and completion together, what the request says next or -1 before a piece, what is said next)."""
 
 _BARE: Final = re.compile(r"(?<=[:\[,])(?:-?[0-9][0-9.]*|true|false)(?=[,}\]])|(?<=[{,])[^:{},\[\]]+(?=:)")
 """Numbers and keys in the text of a completion, outside of strings."""
 
 
-def copied_places(tokenizer: RouterTokenizer, text: str, request: Sequence[int], completion: Sequence[int]) -> Pairs:
-    """The pairs of one request: its `text` (the user's turn), and the ids of both."""
+def copied_places(tokenizer: RouterTokenizer, text: str, request: Sequence[int], completion: Sequence[int]) -> Copies:
+    """The places of one request: its `text` (the user's turn), and the ids of both."""
     text = text.strip()
     starts = [begin for begin, _ in tokenizer.raw.encode(text, add_special_tokens=False).offsets]
     ahead = len(request) - len(tokenizer.suffix_ids) - len(starts)
@@ -36,7 +37,7 @@ def copied_places(tokenizer: RouterTokenizer, text: str, request: Sequence[int],
 
     begins = [0, *accumulate(len(tokenizer.spelling(token)) for token in completion)]
     before = len(request) - 1
-    pairs: Pairs = []
+    copies: Copies = []
     said = 0
     for begin, value in _values(tokenizer, completion):
         source = _find(value, text, said) or _find(value, text, 0)
@@ -47,9 +48,10 @@ def copied_places(tokenizer: RouterTokenizer, text: str, request: Sequence[int],
         said = source.end()
         for n in range(first, behind):
             spelled = value.encode()[: begins[n] - begin].decode(errors="ignore")
-            pairs.append((before + n, place(source.start() + len(spelled))))
-        pairs.append((before + behind, place(source.end())))
-    return pairs
+            at = place(source.start() + len(spelled))
+            copies.append((before + n, at if n > first else -1, at))
+        copies.append((before + behind, place(source.end()), ahead + len(starts)))
+    return copies
 
 
 def _values(tokenizer: RouterTokenizer, completion: Sequence[int]) -> Iterator[tuple[int, str]]:

@@ -13,8 +13,8 @@ trained like any others:
 - where the embedding has directions of meaning (`train.vectors`), the last head of layer 0 writes their average over
   the surroundings into coordinates that nothing else uses. The first head of `CHOOSING_LAYER` compares those: the end
   of a declaration with the place where a tool's name comes next. It copies what the end of the declaration carries
-  from the name, which the first head of `NAMING_LAYER` is to find. The first head of `READING_LAYER` copies what it is
-  taught to read of the request (`train.pointing` teaches all three).
+  from the name, which the first head of `NAMING_LAYER` is to find. The first head of `COPYING_LAYER` carries
+  what it looks at in the same way (`train.pointing` teaches all of them).
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ NAMING_LAYER = 3
 """Where the end of a declaration takes up its name,"""
 CHOOSING_LAYER = 5
 """where what was asked for is compared with the ends of declarations, and the name of the fitting one copied."""
-READING_LAYER = 6
-"""where the request is read that a string is copied from (`train.pointing`)."""
+READING_LAYER = 4
+"""Where copying looks at what the request says next,"""
+COPYING_LAYER = 6
+"""and where at what is said next."""
 _NEAR = (0.005, 0.06)
 """Rotary frequencies, in radians per token, whose sum is highest nearby: a head that averages looks so,"""
 _CALM = 10.0
@@ -119,7 +121,7 @@ def _choice(model: Any, around: torch.Tensor) -> None:
     attention.k_proj.weight.copy_(read + 0.02 * attention.k_proj.weight)
     attention.q_proj.weight[:dim] = read + 0.02 * attention.q_proj.weight[:dim]
     carry = _orthogonal(dim, model.config.hidden_size - half)
-    for index in (i for i in (NAMING_LAYER, CHOOSING_LAYER, READING_LAYER) if i < len(layers)):
+    for index in (i for i in (NAMING_LAYER, CHOOSING_LAYER, COPYING_LAYER) if i < len(layers)):
         attention = layers[index].self_attn
         attention.q_norm.weight.fill_(0.5)
         attention.k_norm.weight.fill_(0.5)

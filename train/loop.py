@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtimes.errors import UserError
-from train.init import CHOOSING_LAYER, NAMING_LAYER, READING_LAYER
 from train.packing import IGNORED, Batch, Row, collate, use_packed_attention
 from train.pointing import forget, taught_loss, teach
 
@@ -107,7 +106,7 @@ def fit(
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = make_optimizer(model, config)
     averaged = average_of(model, config)
-    taught = teach(model, (NAMING_LAYER, CHOOSING_LAYER, READING_LAYER)) if config.pointing else []
+    taught = teach(model) if config.pointing else []
     start, best = 0, math.inf
     last = folder / "last.pt"
     if last.is_file():

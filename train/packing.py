@@ -35,8 +35,9 @@ class Row:
     """(pieces, 2): where in the block the pieces of tools' names are, and whose."""
     choices: Ints = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
     """(pieces, 2): where a piece of a tool's name comes next, and which tool of `ends` that is."""
-    copies: Ints = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
-    """(tokens, 2): where a token comes next that is copied from the request, and where it stands there."""
+    copies: Ints = field(default_factory=lambda: np.zeros((0, 3), dtype=np.int64))
+    """(tokens, 3): where a piece of the request is copied, what the request says next (-1 before the piece), and what
+    is said next (see `train.copying`)."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -54,7 +55,7 @@ def pack(
     ends: Sequence[int] = (),
     names: Sequence[tuple[int, int]] = (),
     choices: Sequence[Choices] = (),
-    copies: Sequence[Sequence[tuple[int, int]]] = (),
+    copies: Sequence[Sequence[tuple[int, int, int]]] = (),
 ) -> Row:
     """Pack `(request ids, completion ids)` pairs behind `prefix`, as many as fit into `limit` tokens.
 
@@ -63,7 +64,7 @@ def pack(
     (places from the request's first token on, see `train.copying`) go with `requests`.
     """
     chosen: list[tuple[int, int]] = []
-    copied: list[tuple[int, int]] = []
+    copied: list[tuple[int, int, int]] = []
     ids = list(prefix)
     positions = list(range(len(prefix)))
     segments = [0] * len(prefix)
@@ -75,7 +76,10 @@ def pack(
         if choices:
             chosen += [(len(ids) + len(request) + place, tool) for place, tool in choices[number - 1]]
         if copies:
-            copied += [(len(ids) + place, len(ids) + source) for place, source in copies[number - 1]]
+            copied += [
+                (len(ids) + place, -1 if ahead < 0 else len(ids) + ahead, len(ids) + said)
+                for place, ahead, said in copies[number - 1]
+            ]
         ids += [*request, *completion]
         count = len(request) + len(completion)
         positions += range(len(prefix), len(prefix) + count)
@@ -89,7 +93,7 @@ def pack(
         np.array(ends, dtype=np.int64),
         np.array(names, dtype=np.int64).reshape(-1, 2),
         np.array(chosen, dtype=np.int64).reshape(-1, 2),
-        np.array(copied, dtype=np.int64).reshape(-1, 2),
+        np.array(copied, dtype=np.int64).reshape(-1, 3),
     )
 
 
@@ -132,10 +136,14 @@ class Layout:
     """(pieces,): where a piece of a tool's name comes next."""
     right: torch.Tensor
     """(pieces,): which tool of `ends` it is."""
+    reading: torch.Tensor
+    """(tokens,): where a piece of the request is being copied."""
+    ahead: torch.Tensor
+    """(tokens,): what the request says next."""
     copying: torch.Tensor
-    """(tokens,): where a token comes next that is copied from the request."""
+    """(tokens,): where a piece of the request begins, goes on or ends."""
     source: torch.Tensor
-    """(tokens,): where it stands there."""
+    """(tokens,): what is said next: its first token, the one that goes on with it, or the end of the request."""
 
 
 @dataclass
@@ -212,6 +220,7 @@ def _layout(row: Row, width: int, window: int | None, device: str) -> Layout:
         return torch.from_numpy(np.where(allowed, 0.0, -np.inf).astype(np.float32)).to(device)
 
     place, slot = np.arange(start), np.arange(longest)
+    within = row.copies[row.copies[:, 1] >= 0]
     return Layout(
         start,
         _up(len(counts), COUNT_ROOM),
@@ -226,7 +235,8 @@ def _layout(row: Row, width: int, window: int | None, device: str) -> Layout:
                 *row.names.T.copy(),
                 row.choices[:, 0] + start - block,
                 row.choices[:, 1].copy(),
-                *(row.copies.T + start - block),
+                *(within[:, :2].T + start - block),
+                *(row.copies[:, ::2].T + start - block),
             )
         ),
     )

@@ -1,10 +1,14 @@
-"""Two attention heads that are taught where to look, so that a small model learns early to choose a tool.
+"""Attention heads that are taught where to look, so that a small model learns early to choose a tool and to copy.
 
 What a request asks for and what a declaration offers meet in one place: where a tool's name comes next, attention has
 to go to the declaration that fits. Left to itself, a model of a few million parameters finds that out after many
 million tokens, if at all (it first learns which names are frequent). So the first head of one layer learns to look from
 there at the end of the right declaration, which has all of it behind, and the first head of an earlier layer to look
-from the end of a declaration at the name it began with. Liu et al. 2016 ("Neural Machine Translation with Supervised
+from the end of a declaration at the name it began with.
+
+Copying has two such places (`train.copying`): what the request says next behind what was copied, and what is said next
+in the call, the end of the request standing for an end. Without being taught, half of what adapters get wrong are the
+beginnings and ends of copied strings. Liu et al. 2016 ("Neural Machine Translation with Supervised
 Attention") teach alignments so. Nothing of it is left in the model but its weights.
 """
 
@@ -13,6 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from runtimes.errors import UserError
+from train.init import CHOOSING_LAYER, COPYING_LAYER, NAMING_LAYER, READING_LAYER
 
 if TYPE_CHECKING:
     import torch
@@ -52,36 +57,46 @@ def choosing(query: torch.Tensor, key: torch.Tensor, layout: Layout) -> tuple[to
 
 
 def reading(query: torch.Tensor, key: torch.Tensor, layout: Layout) -> tuple[torch.Tensor, float, int]:
-    """From where a token is copied next at its place in the request: summed loss, hits and count.
+    """From within a piece that is copied at what the request says next: summed loss, hits and count."""
+    return _looking(query, key, layout, layout.reading, layout.ahead)
 
-    The loss is minus the logarithm of what falls there out of what falls on the request and its completion so far.
-    """
+
+def copying(query: torch.Tensor, key: torch.Tensor, layout: Layout) -> tuple[torch.Tensor, float, int]:
+    """From where a piece begins, goes on or ends at what is said next: summed loss, hits and count."""
+    return _looking(query, key, layout, layout.copying, layout.source)
+
+
+def _looking(
+    query: torch.Tensor, key: torch.Tensor, layout: Layout, places: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, float, int]:
+    """The loss is minus the logarithm of what falls on a target out of what falls on the own request so far."""
     import torch
 
-    if not len(layout.copying):
+    if not len(places):
         return query.new_zeros(()).float(), 0.0, 0
     start = layout.prefix
-    scores = (query[layout.copying] @ key[start:].T).float()
+    scores = (query[places] @ key[start:].T).float()
     segment = layout.flat // layout.longest
-    places = torch.arange(start, start + len(segment), device=scores.device)
-    hidden = (segment[None, :] != segment[layout.copying - start][:, None]) | (
-        places[None, :] > layout.copying[:, None]
-    )
+    behind = torch.arange(start, start + len(segment), device=scores.device)
+    hidden = (segment[None, :] != segment[places - start][:, None]) | (behind[None, :] > places[:, None])
     scores = scores.masked_fill(hidden, -torch.inf)
-    target = layout.source - start
-    loss = torch.nn.functional.cross_entropy(scores, target, reduction="sum")
-    return loss, float((scores.argmax(-1) == target).sum()), len(target)
+    loss = torch.nn.functional.cross_entropy(scores, targets - start, reduction="sum")
+    return loss, float((scores.argmax(-1) == targets - start).sum()), len(targets)
 
 
-def teach(model: Any, layers: tuple[int, int, int]) -> list[Any]:
-    """Have the attention of three layers scored, by `naming`, `choosing` and `reading`; returns those modules.
-    `UserError` where the model has too few."""
+LESSONS = {NAMING_LAYER: naming, READING_LAYER: reading, CHOOSING_LAYER: choosing, COPYING_LAYER: copying}
+"""Layer -> what its first head is taught."""
+
+
+def teach(model: Any) -> list[Any]:
+    """Have the attention of the layers of `LESSONS` scored; returns those modules. `UserError` where there are too
+    few."""
     core = model.get_base_model() if hasattr(model, "get_base_model") else model
     found = core.model.layers
-    if len(found) <= max(layers):
-        raise UserError(f"pointing needs at least {max(layers) + 1} layers; the model has {len(found)}")
-    modules = [found[layer].self_attn for layer in layers]
-    for module, score in zip(modules, (naming, choosing, reading), strict=True):
+    if len(found) <= max(LESSONS):
+        raise UserError(f"pointing needs at least {max(LESSONS) + 1} layers; the model has {len(found)}")
+    modules = [found[layer].self_attn for layer in LESSONS]
+    for module, score in zip(modules, LESSONS.values(), strict=True):
         setattr(module, TAUGHT, score)
     return modules
 

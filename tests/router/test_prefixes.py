@@ -22,7 +22,6 @@ from runtimes.errors import SessionError
 from tests.fake import FakeModel, FakeSession, random_rule
 from tests.unbound import unbound
 
-
 CONTEXT = {"project_path": "."}
 
 

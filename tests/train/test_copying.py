@@ -17,17 +17,17 @@ def tokenizer(tiny: Checkpoint) -> RouterTokenizer:
     return RouterTokenizer.load(tiny.folder / "tokenizer.json")
 
 
-def read(tokenizer: RouterTokenizer, text: str, *calls: Call) -> list[tuple[str, str]]:
-    """(what comes next, what is looked at in the request), spelled."""
+def read(tokenizer: RouterTokenizer, text: str, *calls: Call) -> list[tuple[str, str, str]]:
+    """(the next token, what the request says next, what is said next), spelled; "-" before a piece."""
     request, completion = tokenizer.request_ids(text), tokenizer.completion_ids(calls)
     ids = request + completion
 
     def spelled(index: int) -> str:
-        return tokenizer.spelling(ids[index]).decode(errors="replace")
+        return "-" if index < 0 else tokenizer.spelling(ids[index]).decode(errors="replace")
 
-    pairs = copied_places(tokenizer, text, request, completion)
-    assert all(source < len(request) <= place + 1 for place, source in pairs)
-    return [(spelled(place + 1), spelled(source)) for place, source in pairs]
+    copies = copied_places(tokenizer, text, request, completion)
+    assert all(-1 <= ahead < len(request) and 0 <= said < len(request) <= place + 1 for place, ahead, said in copies)
+    return [(spelled(place + 1), spelled(ahead), spelled(said)) for place, ahead, said in copies]
 
 
 def call(**arguments: Any) -> Call:
@@ -38,34 +38,35 @@ def test_a_string_is_read_where_it_stands_and_its_end_behind_it(tokenizer: Route
     pieces = tokenizer.encode_text("rain today")
     found = read(tokenizer, "is there rain today, in town?", call(q="rain today"))
     assert len(found) == len(pieces) + 1
-    assert "".join(a for a, _ in found[:-1]) == "rain today"
-    for said, seen in found[:-1]:
+    assert "".join(token for token, *_ in found[:-1]) == "rain today"
+    for token, ahead, said in found[:-1]:
         # Behind a space stands what decides whether the string goes on.
-        assert seen.strip() == said.strip() or (said == " " and "today".startswith(seen))
-    assert found[-1] == ("<escape>", ",")
+        assert said.strip() == token.strip() or (token == " " and "today".startswith(said))
+        assert ahead == ("-" if token == found[0][0] and said == found[0][2] else said)
+    assert found[-1] == ("<escape>", ",", "<end_of_turn>")
 
 
 def test_the_end_of_the_request_ends_a_string(tokenizer: RouterTokenizer) -> None:
-    assert read(tokenizer, "find rain", call(q="rain"))[-1] == ("<escape>", "<end_of_turn>")
-    said, seen = read(tokenizer, "find rain now", call(q="rain"))[-1]
-    assert said == "<escape>"
-    assert "now".startswith(seen.strip()) and seen.strip()
+    assert read(tokenizer, "find rain", call(q="rain"))[-1] == ("<escape>", "<end_of_turn>", "<end_of_turn>")
+    token, ahead, said = read(tokenizer, "find rain now", call(q="rain"))[-1]
+    assert (token, said) == ("<escape>", "<end_of_turn>")
+    assert "now".startswith(ahead.strip()) and ahead.strip()
 
 
 def test_snake_case_is_read_from_words(tokenizer: RouterTokenizer) -> None:
     found = read(tokenizer, "run the Csv parser now", call(id="csv_parser"))
-    assert "".join(a for a, _ in found[:-1]) == "csv_parser"
+    assert "".join(token for token, *_ in found[:-1]) == "csv_parser"
     assert found[-1][0] == "<escape>"
-    under = next(seen for said, seen in found if said == "_")
+    under = next(said for token, _, said in found if token == "_")
     assert "parser".startswith(under)
 
 
 def test_numbers_and_free_keys_are_read_too(tokenizer: RouterTokenizer) -> None:
     found = read(tokenizer, "start it with days 17 and dry true", call(options={"days": 17, "dry": True}))
-    said = "".join(a for a, _ in found)
-    assert "days" in said and "17" in said and "dry" in said and "true" in said
-    ones = [(a, b) for a, b in found if a.isdigit()]
-    assert ones and all(a == b for a, b in ones)
+    text = "".join(token for token, *_ in found)
+    assert "days" in text and "17" in text and "dry" in text and "true" in text
+    digits = [(token, said) for token, _, said in found if token.isdigit()]
+    assert digits and all(token == said for token, said in digits)
 
 
 def test_what_the_request_does_not_say_is_left_out(tokenizer: RouterTokenizer) -> None:
@@ -78,13 +79,12 @@ def test_equal_values_are_read_one_behind_the_other(tokenizer: RouterTokenizer) 
     text = "mail ann and mail ann"
     request = tokenizer.request_ids(text)
     completion = tokenizer.completion_ids([call(to="ann"), call(to="ann")])
-    pairs = copied_places(tokenizer, text, request, completion)
+    copies = copied_places(tokenizer, text, request, completion)
     size = len(tokenizer.encode_text("ann"))
-    starts = [pairs[0][1], pairs[size + 1][1]]
-    assert starts[0] < starts[1]
+    assert copies[0][2] < copies[size + 1][2]
 
 
 def test_bytes_and_other_scripts(tokenizer: RouterTokenizer) -> None:
     found = read(tokenizer, "ruf Jürgen 日本 an", call(to="Jürgen 日本"))
     assert found[-1][0] == "<escape>"
-    assert all("ruf" not in seen for _, seen in found)
+    assert all("ruf" not in said for *_, said in found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,25 @@ torch = pytest.importorskip("torch")
 from export.base import Checkpoint  # noqa: E402
 from router.tokenizer import RouterTokenizer  # noqa: E402
 from router.toolset import Call, Schema, Toolset  # noqa: E402
+from runtimes.errors import UserError  # noqa: E402
 from train.base_rows import encode_block  # noqa: E402
 from train.data.corpus import make_tool  # noqa: E402
 from train.data.mixture import Block  # noqa: E402
-from train.init import CHOOSING_LAYER, NAMING_LAYER, READING_LAYER  # noqa: E402
 from train.loop import LoopConfig, fit  # noqa: E402
 from train.packing import Layout, collate  # noqa: E402
-from train.pointing import TAUGHT, choosing, forget, naming, reading, taught_loss, teach  # noqa: E402
+from train.pointing import (  # noqa: E402
+    LESSONS,
+    TAUGHT,
+    choosing,
+    copying,
+    forget,
+    naming,
+    reading,
+    taught_loss,
+    teach,
+)
 
+Lesson = Callable[..., tuple[torch.Tensor, float, int]]
 TOOLS = tuple(
     make_tool(name, about, {"query": Schema("string")})
     for name, about in (("find_movies", "Find films"), ("GetWeather", "Weather in a city"), ("send", "Send a mail"))
@@ -78,23 +90,25 @@ def test_a_head_that_looks_right_has_no_loss_and_one_that_does_not_has(tokenizer
     assert other_share < 0.5  # the first declaration sees no name but its own
 
 
-def test_reading_is_scored_within_the_own_request(tokenizer: RouterTokenizer) -> None:
+@pytest.mark.parametrize("lesson", [reading, copying])
+def test_copying_is_scored_within_the_own_request(tokenizer: RouterTokenizer, lesson: Lesson) -> None:
     found, ids = layout(tokenizer)
-    assert len(found.copying) == len(found.source) > 0
-    assert all(source >= found.prefix for source in found.source.tolist())
+    places, targets = (found.reading, found.ahead) if lesson is reading else (found.copying, found.source)
+    assert len(places) == len(targets) > 0
+    assert bool((targets >= found.prefix).all())
     size = len(ids)
     key = 9 * torch.eye(size)
     right = torch.zeros(size, size)
-    right[found.copying, found.source] = 1
-    loss, hits, count = reading(right, key, found)
-    assert (float(loss), hits, count) == pytest.approx((0, len(found.source), len(found.source)), abs=0.5)
+    right[places, targets] = 1
+    loss, hits, count = lesson(right, key, found)
+    assert (float(loss), hits, count) == pytest.approx((0, len(targets), len(targets)), abs=0.5)
     # What another request or the block says is no choice: the strongest key there changes nothing.
     loud = key.clone()
     loud[: found.prefix] = 99
-    assert float(reading(right, loud, found)[0]) == pytest.approx(float(loss), abs=1e-4)
+    assert float(lesson(right, loud, found)[0]) == pytest.approx(float(loss), abs=1e-4)
     wrong = torch.zeros(size, size)
-    wrong[found.copying, found.copying] = 1
-    assert reading(wrong, key, found)[1] == 0
+    wrong[places, places] = 1
+    assert lesson(wrong, key, found)[1] == 0
 
 
 def test_a_batch_without_calls_has_no_loss(tokenizer: RouterTokenizer) -> None:
@@ -114,7 +128,7 @@ def test_training_teaches_the_heads_and_leaves_nothing_behind(tmp_path: Path, to
     from tests.train.test_loop import small_model
 
     torch.manual_seed(0)
-    model = small_model(vocab=tokenizer.vocab_size, layers=READING_LAYER + 1)
+    model = small_model(vocab=tokenizer.vocab_size, layers=max(LESSONS) + 1)
     row = encode_block(tokenizer, Block(Toolset("three", TOOLS), ROWS), limit=2000)
     config = LoopConfig(
         steps=40, learning_rate=5e-3, warmup=2, validate_every=40, save_every=40, threads=1, pointing=1.0, log_every=10,
@@ -123,9 +137,9 @@ def test_training_teaches_the_heads_and_leaves_nothing_behind(tmp_path: Path, to
     fit(model, lambda step: [row], [[row]], tmp_path, config, trainable=lambda m: dict(m.state_dict()))
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     heads = [line["heads"] for line in log if "heads" in line]
-    assert heads[-1] == [1.0, 1.0, 1.0]
-    assert sum(heads[0]) < 3
-    for layer in (NAMING_LAYER, CHOOSING_LAYER, READING_LAYER):
+    assert heads[-1] == [1.0, 1.0, 1.0, 1.0]
+    assert sum(heads[0]) < 4
+    for layer in LESSONS:
         attention = model.model.layers[layer].self_attn
         assert not hasattr(attention, TAUGHT)
         assert not hasattr(attention, "taught")
@@ -134,8 +148,10 @@ def test_training_teaches_the_heads_and_leaves_nothing_behind(tmp_path: Path, to
 def test_teach_and_forget(tokenizer: RouterTokenizer) -> None:
     from tests.train.test_loop import small_model
 
-    model = small_model(vocab=tokenizer.vocab_size, layers=READING_LAYER + 1)
-    modules = teach(model, (NAMING_LAYER, CHOOSING_LAYER, READING_LAYER))
-    assert [getattr(m, TAUGHT) for m in modules] == [naming, choosing, reading]
+    model = small_model(vocab=tokenizer.vocab_size, layers=max(LESSONS) + 1)
+    modules = teach(model)
+    assert [getattr(m, TAUGHT) for m in modules] == [naming, reading, choosing, copying]
+    with pytest.raises(UserError, match="needs at least 7 layers; the model has 6"):
+        teach(small_model(vocab=tokenizer.vocab_size))
     forget(modules)
     assert not any(hasattr(m, TAUGHT) for m in modules)

@@ -21,7 +21,7 @@ from train.backends.common import (
     trainable,
     write_adapter,
 )
-from train.copying import Pairs, copied_places
+from train.copying import Copies, copied_places
 from train.loop import fit
 from train.packing import Row, pack
 
@@ -73,7 +73,7 @@ class PackedCases:
             self.prefix, [self.pairs[i] for i in group], limit=self.limit + 1, copies=[self._copies(i) for i in group]
         )
 
-    def _copies(self, index: int) -> Pairs:
+    def _copies(self, index: int) -> Copies:
         case = self._cases[index]
         text = user_turn(self._toolset, case.user, case.context)
         return copied_places(self._tokenizer, text, *self.pairs[index])
