@@ -10,8 +10,9 @@ from typing import Any
 
 from bench.guess import GuessSession
 from router.cases import Case
-from router.core import Router, RouteResult
+from router.core import Router
 from router.decode import MAX_NEW_TOKENS
+from router.result import RouteResult
 from router.tokenizer import RouterTokenizer
 from router.toolset import Call, Toolset
 from router.toolset_load import load_json

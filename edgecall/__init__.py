@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from edgecall.version import __version__
 
 if TYPE_CHECKING:
-    from router.core import Router, RouteResult
+    from router.core import Router
+    from router.result import RouteResult
     from router.toolset import Call, Toolset
     from router.toolset_load import load_toolset
     from runtimes.artifact import Artifact, open_artifact

@@ -18,7 +18,7 @@ from runtimes.console import Parser
 from runtimes.errors import UnavailableError, UserError
 
 if TYPE_CHECKING:
-    from router.core import RouteResult
+    from router.result import RouteResult
     from router.toolset import Toolset
 
 PREFERRED = ("llama_cpp", "onnxruntime", "mlx", "coreml", "torch")

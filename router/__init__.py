@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from router.cases import Case, CaseError, correct, load_cases, normalise, same_calls
-    from router.core import Router, RouteResult, RouteStats
+    from router.core import Router
     from router.explain import ToolsetError
     from router.grammar import Grammar
     from router.parse import parse_completion
     from router.render import render_completion, render_prefix, render_prompt, render_response, render_suffix
+    from router.result import RouteResult, RouteStats
     from router.tokenizer import RouterTokenizer
     from router.toolset import Call, Schema, Tool, Toolset
     from router.toolset_load import from_dict, from_functions, from_openai, load_json, load_toolset

@@ -2,86 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import RLock
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Final, Literal
 
-from router.decode import MAX_NEW_TOKENS, Decision, Decoded, DecodeError, decode, decode_free
+from router.binding import Bound, bound_values, fill
+from router.decode import MAX_NEW_TOKENS, Decoded, DecodeError, Job, decode, decode_free, decode_many
 from router.grammar import Grammar
 from router.guess import Guesser
 from router.parse import parse_pieces
 from router.prefixes import PrefixFiles, PrefixMemory
 from router.render import user_turn
+from router.result import RouteResult, RouteStats
 from router.tokenizer import RouterTokenizer
 from router.toolset import Call, Toolset
-from router.validate import schema_errors, value_errors
+from router.validate import schema_errors
 from router.wire_format import wire_format
 from runtimes.artifact import Artifact, open_artifact
-from runtimes.base import Model, Pass, Session
+from runtimes.base import Batches, Model, Session
 from runtimes.errors import UserError
 
+LANES: Final = 8
+"""Requests that `Router.route_many` decodes at once."""
 WARM_UP: Final = "find the notes of last week and open them"
 WARM_UP_TOKENS: Final = 48
 TIE: Final = 0.02
 TIES: Final = {"bf16": 0.5, "f16": 0.1, "fp16": 0.1}
 """How near the two best logits are where passes over one token and over several may choose otherwise, by what a model
 computes in; its results carry about that much rounding."""
-
-
-@dataclass(frozen=True)
-class RouteStats:
-    """What one request took. Tokens and passes are those of the request; the toolset's prefix was cached before."""
-
-    prompt_tokens: int
-    """Of the whole prompt, the cached prefix included."""
-    request_tokens: int
-    """Of the prompt, those that were not cached."""
-    forced_tokens: int
-    decided_tokens: int
-    forward_passes: int
-    pass_sizes: list[int]
-    guessed_tokens: int
-    """Tokens that rode along as guesses (`router.guess`),"""
-    guessed_right: int
-    """and those of them that stayed."""
-    first_decision_ms: float
-    """From the request as a string to the first token that the model chose."""
-    total_ms: float
-    """From the request as a string to the parsed calls."""
-    tokenize_ms: float
-    grammar_ms: float
-    model_ms: float
-
-
-@dataclass(frozen=True)
-class RouteResult:
-    """The calls that a request needs (none where no tool serves), bound parameters filled in; or why there are none."""
-
-    calls: list[Call]
-    error: str | None
-    """Why the completion cannot be read as calls or was not finished; never set for a request without a call."""
-    token_ids: list[int]
-    """The completion, its stop included."""
-    text: str
-    stats: RouteStats
-    decisions: list[Decision] | None = field(default=None, compare=False)
-    """Every choice of the model, where `record` asked for it."""
-    passes: list[Pass] = field(default_factory=list, compare=False, repr=False)
-    """The forward passes behind the toolset's prefix, in order."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data, for JSON."""
-        return {
-            "calls": [call.to_dict() for call in self.calls],
-            "error": self.error,
-            "text": self.text,
-            "token_ids": list(self.token_ids),
-            "stats": dict(vars(self.stats)),
-        }
 
 
 class Router:
@@ -129,7 +81,6 @@ class Router:
         self.grammar = Grammar.compile(toolset, tokenizer)
         self._guesser = Guesser(tokenizer) if guess else None
         self._tie = TIES.get(model.dtype, TIE)
-        self._binding = [tool for tool in toolset if tool.bound]
         self._session: Session = model.session()
         self._files = prefixes
         self._memory = PrefixMemory()
@@ -192,37 +143,68 @@ class Router:
         or shown key that is missing. A completion that is no call, or has no end, is the result's `error`.
         """
         begun = perf_counter()
-        bound = self._bound(context or {})
-        if not isinstance(user, str) or not user.strip():
-            raise UserError("the request is empty; say what you want done")
+        bound, request, _ = self._prepared(user, context or {})
         shown = self.tokenizer.context_ids(self.toolset, context or {})
-        request = self.tokenizer.request_ids(user_turn(self.toolset, user, context or {}))
         self._fits(shown, request)
-        tokenized = perf_counter()
+        tokenized = perf_counter() - begun
         with self._lock:
             self._open()
             self._keep(shown)
             decoded, matching = self._decode(user, request, grammar, max_new_tokens, record)
-        calls, text, error = self._read(decoded, grammar)
-        if error is None:
-            calls = [self._fill(call, bound) for call in calls]
-        ended = perf_counter()
-        stats = RouteStats(
-            prompt_tokens=len(self.prefix_ids) + len(shown) + len(request),
-            request_tokens=len(request),
-            forced_tokens=decoded.forced_tokens,
-            decided_tokens=decoded.decided_tokens,
-            forward_passes=decoded.forward_passes,
-            pass_sizes=decoded.pass_sizes,
-            guessed_tokens=decoded.guessed_tokens,
-            guessed_right=decoded.guessed_right,
-            first_decision_ms=(tokenized - begun + matching) * 1e3 + decoded.first_decision_ms,
-            total_ms=(ended - begun) * 1e3,
-            tokenize_ms=(tokenized - begun) * 1e3,
-            grammar_ms=matching * 1e3 + decoded.grammar_ms,
-            model_ms=decoded.model_ms,
-        )
-        return RouteResult(calls, error, decoded.token_ids, text, stats, decoded.decisions, decoded.passes)
+        result = self._result(decoded, bound, len(shown), len(request), grammar, tokenized, matching)
+        return replace(result, stats=replace(result.stats, total_ms=(perf_counter() - begun) * 1e3))
+
+    def route_many(
+        self,
+        users: Sequence[str],
+        contexts: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        grammar: bool = True,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        lanes: int = LANES,
+    ) -> list[RouteResult]:
+        """`route` for many requests, in their order; `lanes` at once where the runtime computes sequences together.
+
+        Equal to routing one by one; a request that `route` would refuse is refused before any is computed. Times are
+        those of the passes that a request had a part in. Raises `UserError` as `route` does, naming the request.
+        """
+        contexts = contexts or [{}] * len(users)
+        if len(contexts) != len(users):
+            raise UserError(f"route_many: {len(contexts)} contexts for {len(users)} requests; give one for each")
+        if lanes < 1:
+            raise UserError(f"route_many: {lanes} lanes; give 1 or more")
+        model = self.model
+        if lanes == 1 or len(users) < 2 or self.toolset.placed or not isinstance(model, Batches):
+            return [
+                self.route(user, context, grammar=grammar, max_new_tokens=max_new_tokens)
+                for user, context in zip(users, contexts, strict=True)
+            ]
+        prepared = []
+        for number, (user, context) in enumerate(zip(users, contexts, strict=True), start=1):
+            try:
+                prepared.append(self._prepared(user, context))
+            except UserError as error:
+                raise UserError(f"request {number} of {len(users)}: {error}") from None
+        with self._lock:
+            self._open()
+            batch = model.batch(min(lanes, len(users)), self.prefix_ids)
+            jobs = (
+                Job(request, self.grammar.matcher(user) if grammar else None)
+                for user, (_, request, _) in zip(users, prepared, strict=True)
+            )
+            results: list[RouteResult | None] = [None] * len(users)
+            try:
+                for number, decoded in decode_many(
+                    batch, jobs, self.tokenizer.stop_ids, context_length=model.context_length,
+                    max_new_tokens=max_new_tokens,
+                ):  # fmt: skip
+                    if isinstance(decoded, UserError):
+                        raise UserError(f"request {number + 1} of {len(users)}: {decoded}")
+                    bound, request, tokenized = prepared[number]
+                    results[number] = self._result(decoded, bound, 0, len(request), grammar, tokenized, 0.0)
+            finally:
+                batch.close()
+        return [result for result in results if result is not None]
 
     def warm_up(self, requests: int = 1) -> None:
         """Decode a made-up request, so that the first real one does not pay for what a runtime sets up lazily."""
@@ -308,6 +290,48 @@ class Router:
             if session.position > kept:
                 session.rewind(kept)
 
+    def _prepared(self, user: str, context: Mapping[str, Any]) -> tuple[Bound, list[int], float]:
+        """The bound values, the ids of the user's turn, and the seconds that it took. Raises `UserError`."""
+        begun = perf_counter()
+        bound = bound_values(self.toolset, context)
+        if not isinstance(user, str) or not user.strip():
+            raise UserError("the request is empty; say what you want done")
+        request = self.tokenizer.request_ids(user_turn(self.toolset, user, context))
+        self._fits([], request)
+        return bound, request, perf_counter() - begun
+
+    def _result(
+        self,
+        decoded: Decoded,
+        bound: Bound,
+        shown: int,
+        request: int,
+        grammar: bool,
+        tokenized: float,
+        matching: float,
+    ) -> RouteResult:
+        """What was decoded, as calls; `shown` and `request` count the tokens of the instruction's context and the turn,
+        `tokenized` and `matching` the seconds before decoding."""
+        calls, text, error = self._read(decoded, grammar)
+        if error is None:
+            calls = [fill(call, bound) for call in calls]
+        stats = RouteStats(
+            prompt_tokens=len(self.prefix_ids) + shown + request,
+            request_tokens=request,
+            forced_tokens=decoded.forced_tokens,
+            decided_tokens=decoded.decided_tokens,
+            forward_passes=decoded.forward_passes,
+            pass_sizes=decoded.pass_sizes,
+            guessed_tokens=decoded.guessed_tokens,
+            guessed_right=decoded.guessed_right,
+            first_decision_ms=(tokenized + matching) * 1e3 + decoded.first_decision_ms,
+            total_ms=(tokenized + matching) * 1e3 + decoded.total_ms,
+            tokenize_ms=tokenized * 1e3,
+            grammar_ms=matching * 1e3 + decoded.grammar_ms,
+            model_ms=decoded.model_ms,
+        )
+        return RouteResult(calls, error, decoded.token_ids, text, stats, decoded.decisions, decoded.passes)
+
     def _read(self, decoded: Decoded, grammar: bool) -> tuple[list[Call], str, str | None]:
         ids = decoded.token_ids
         try:
@@ -335,30 +359,3 @@ class Router:
                 f"the request takes {len(request)} tokens; with the toolset's {prefix} and at least one for the answer "
                 f"that is more than the context of {room}; shorten the request"
             )
-
-    def _bound(self, context: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """Per tool, the values of its bound parameters."""
-        for key in self.toolset.bound_keys:
-            users = [tool.name for tool in self.toolset if key in tool.bound.values()]
-            if key not in context:
-                raise UserError(f"context: no {key!r}, which {_names(users)} {_need(users)}; give it with the request")
-        filled: dict[str, dict[str, Any]] = {}
-        for tool in self._binding:
-            filled[tool.name] = {name: context[key] for name, key in tool.bound.items()}
-            for name, value in filled[tool.name].items():
-                wrong = value_errors(value, tool.parameters.properties[name], tool.bound[name])
-                if wrong:
-                    raise UserError(f"context: {wrong[0]} (tool {tool.name}, parameter {name})")
-        return filled
-
-    def _fill(self, call: Call, bound: Mapping[str, Mapping[str, Any]]) -> Call:
-        """`call` with its bound parameters; the context's values win over any that the model made up."""
-        return Call(call.name, {**call.arguments, **bound.get(call.name, {})})
-
-
-def _names(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _need(names: list[str]) -> str:
-    return "needs" if len(names) == 1 else "need"

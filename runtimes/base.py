@@ -58,6 +58,40 @@ class Snapshots(Protocol):
         ...
 
 
+class Batch(Protocol):
+    """Sequences of one model that are computed together, numbered from 0; all begin with the same tokens."""
+
+    @property
+    def lanes(self) -> int: ...
+
+    def position(self, lane: int) -> int:
+        """Number of tokens now in the KV cache of a sequence."""
+        ...
+
+    def append(self, passes: Sequence[tuple[int, Sequence[int], Rows]]) -> list[Logits]:
+        """Run one forward pass over the tokens of several lanes (each at most once), with the rows asked for of each.
+
+        Returns logits as `Session.append` does, in the order of `passes`. Raises `SessionError` as it does, and where
+        the lanes together have no room; positions are then as they were.
+        """
+        ...
+
+    def rewind(self, lane: int, position: int) -> None:
+        """Forget every cached token of a lane from `position` on."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """What a model may offer besides; callers work without it."""
+
+    def batch(self, lanes: int, prefix: Sequence[int]) -> Batch:
+        """New sequences, all holding `prefix`, which is computed once."""
+        ...
+
+
 class Model(Protocol):
     """Loaded weights. `device`, `dtype` and `threads` are what is really used, not what was asked for."""
 

@@ -39,21 +39,15 @@ from runtimes.base import (
     row_offsets,
 )
 from runtimes.errors import ArtifactError, SessionError, UserError
+from runtimes.llama_context import CONTEXT_VARIABLE, LlamaBatch, context_parameters, make_context
 from runtimes.llama_native import Gpu, availability, choose, log, native
 
 FORMAT: Final = "gguf"
-CONTEXT_VARIABLE: Final = "EDGECALL_LLAMA_CONTEXT"
 DEFAULT_CONTEXT: Final = 8192
 """Tokens of context where the trained context is longer and the variable is not set."""
 
 _DTYPES: Final = {0: "f32", 1: "f16", 2: "q4_0", 7: "q8_0", 15: "q4_k_m", 32: "bf16"}
 """enum llama_ftype (llama.h), those that exporters write; others go by llama.cpp's own name."""
-_BATCH: Final = 2048
-"""Tokens of one native call; a longer append is cut."""
-_UBATCH: Final = 512
-"""Tokens computed at once: bounds the compute buffers."""
-_ROWS_BYTES: Final = 64 << 20
-"""Logits of one native call for more rows than the last: bounds llama.cpp's output buffer, which never shrinks."""
 
 
 def open_model(artifact: Artifact, *, device: str = "auto", threads: int | None = None) -> LlamaModel:
@@ -127,7 +121,7 @@ class LlamaModel:
             raise ArtifactError(f"{path}: llama.cpp cannot load it ({log.reason()}); export again")
         self.handle = handle
         self._free = weakref.finalize(self, lib.llama_model_free, handle)
-        self._sessions: weakref.WeakSet[LlamaSession] = weakref.WeakSet()
+        self._sessions: weakref.WeakSet[LlamaSession | LlamaBatch] = weakref.WeakSet()
         self.device = gpu.kind if gpu else "cpu"
         self.threads = threads
         file_type = int(lib.llama_model_ftype(handle))
@@ -151,6 +145,13 @@ class LlamaModel:
         self._sessions.add(session)
         return session
 
+    def batch(self, lanes: int, prefix: Sequence[int]) -> LlamaBatch:
+        if not self._free.alive:
+            raise SessionError("batch: the model is closed")
+        batch = LlamaBatch(self, lanes, prefix)
+        self._sessions.add(batch)
+        return batch
+
     def close(self) -> None:
         for session in list(self._sessions):
             session.close()
@@ -164,24 +165,9 @@ class LlamaSession:
         self._lib = lib = native()
         self._model = model
         self._vocab = model.vocab_size
-        params = lib.llama_context_default_params()
-        params.n_ctx = model.context_length
-        params.n_batch = self.batch = min(_BATCH, model.context_length)
-        params.n_ubatch = min(_UBATCH, model.context_length)
-        params.n_outputs_max = self._batch_all = max(1, min(self.batch, _ROWS_BYTES // (4 * self._vocab)))
-        params.n_seq_max = 1
-        params.n_threads = params.n_threads_batch = model.threads
-        params.swa_full = True
-        params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        params.type_k = params.type_v = lib.GGML_TYPE_F32 if model.dtype == "f32" else lib.GGML_TYPE_F16
-        log.clear()
-        context = lib.llama_init_from_model(model.handle, params)
-        if not context:
-            raise SessionError(
-                f"llama.cpp cannot make a context of {model.context_length} tokens ({log.reason()}); "
-                f"set {CONTEXT_VARIABLE} to fewer"
-            )
-        self.context = context
+        params = context_parameters(model)
+        self.batch, self._batch_all = params.n_batch, params.n_outputs_max
+        self.context = context = make_context(model, params)
         self._free = weakref.finalize(self, lib.llama_free, context)
         self.memory = lib.llama_get_memory(context)
         self._position = 0

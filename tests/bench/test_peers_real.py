@@ -20,8 +20,9 @@ from configs import path
 from export.base import Checkpoint
 from export.pipeline import merge_checkpoint
 from router.cases import Case, load_cases, same_calls
-from router.core import Router, RouteResult
+from router.core import Router
 from router.gbnf import gbnf
+from router.result import RouteResult
 from router.tokenizer import RouterTokenizer
 from router.toolset import Call, Toolset, to_dict
 from router.toolset_load import load_json

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from router import Call, Router, RouterTokenizer, Toolset, from_dict, load_toolset
-from router.core import RouteResult
+from router.result import RouteResult
 from router.toolset import Schema, Tool, to_dict
 from runtimes.artifact import sha256_file, write_manifest
 from runtimes.errors import ArtifactError, UserError

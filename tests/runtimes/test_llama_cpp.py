@@ -23,7 +23,7 @@ from tests.passes import consecutive
 pytest.importorskip("llama_cpp")
 pytest.importorskip("gguf")
 
-from runtimes import llama_cpp, llama_native
+from runtimes import llama_context, llama_cpp, llama_native
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,7 +57,7 @@ def test_long_appends_are_cut(artifact: Artifact, model: llama_cpp.LlamaModel, m
     tokens = tokens_of(333, 1)
     rows = model.session().append(tokens, rows="all")
     monkeypatch.setattr(llama_cpp, "_BATCH", 50)
-    monkeypatch.setattr(llama_cpp, "_ROWS_BYTES", 7 * 4 * model.vocab_size)
+    monkeypatch.setattr(llama_context, "_ROWS_BYTES", 7 * 4 * model.vocab_size)
     other = llama_cpp.open_model(artifact, device="cpu", threads=1)
     calls = counted(monkeypatch)
     session = other.session()

@@ -1,0 +1,169 @@
+"""Many requests at once are answered as one by one, whatever ends first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from router.core import Router
+from router.tokenizer import RouterTokenizer
+from router.toolset import Call, Toolset
+from runtimes.base import Batches, Logits, Rows
+from runtimes.errors import UserError
+from tests.fake import FakeModel, FakeSession, random_rule, scripted_rule
+
+CONTEXT = {"project_path": "."}
+
+
+class FakeBatch:
+    """Lanes as fake sessions; `sizes` tells how many lanes each pass went over."""
+
+    def __init__(self, model: BatchModel, lanes: int, prefix: Sequence[int]) -> None:
+        self.sessions = [FakeSession(model) for _ in range(lanes)]
+        self.sizes: list[int] = []
+        self.closed = False
+        for session in self.sessions:
+            session.tokens += prefix
+
+    @property
+    def lanes(self) -> int:
+        return len(self.sessions)
+
+    def position(self, lane: int) -> int:
+        return self.sessions[lane].position
+
+    def append(self, passes: Sequence[tuple[int, Sequence[int], Rows]]) -> list[Logits]:
+        self.sizes.append(len(passes))
+        return [self.sessions[lane].append(tokens, rows=rows) for lane, tokens, rows in passes]
+
+    def rewind(self, lane: int, position: int) -> None:
+        self.sessions[lane].rewind(position)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class BatchModel(FakeModel):
+    made: FakeBatch | None = None
+
+    def batch(self, lanes: int, prefix: Sequence[int]) -> FakeBatch:
+        self.made = FakeBatch(self, lanes, prefix)
+        return self.made
+
+
+def model_of(tokenizer: RouterTokenizer, kiwi: Toolset, kind: type[FakeModel] = BatchModel) -> FakeModel:
+    answers = {
+        "find email scripts": [Call("search", {"item_type": "script", "query": "email"})],
+        "what is the weather": [],
+        "load the backup note": [Call("load", {"item_type": "knowledge", "item_id": "backup"})],
+        "run deploy": [Call("execute", {"item_type": "script", "action": "run", "item_id": "deploy"})],
+    }
+    rules = {
+        tuple(tokenizer.request_ids(user)): scripted_rule(
+            tokenizer.vocab_size, tokenizer.prompt_ids(kiwi, user), tokenizer.completion_ids(calls)
+        )
+        for user, calls in answers.items()
+    }
+    prefix = len(tokenizer.prefix_ids(kiwi))
+    noise = random_rule(tokenizer.vocab_size, seed=3)
+
+    def rule(tokens: tuple[int, ...]) -> Logits:
+        behind = tokens[prefix:]
+        for request, wants in rules.items():
+            if behind[: len(request)] == request:
+                return wants(tokens)
+        return noise(tokens)
+
+    return kind(rule, tokenizer.vocab_size, 2048)
+
+
+USERS = ["find email scripts", "what is the weather", "load the backup note", "run deploy", "find email scripts"] * 3
+
+
+@pytest.mark.parametrize("grammar", [True, False])
+@pytest.mark.parametrize("lanes", [1, 2, 4, 40])
+def test_the_same_answers_in_the_same_order(
+    tokenizer: RouterTokenizer, kiwi: Toolset, lanes: int, grammar: bool
+) -> None:
+    model = model_of(tokenizer, kiwi)
+    router = Router(model, tokenizer, kiwi)
+    one_by_one = [router.route(user, CONTEXT, grammar=grammar) for user in USERS]
+    together = router.route_many(USERS, [CONTEXT] * len(USERS), grammar=grammar, lanes=lanes)
+    assert [r.calls for r in together] == [r.calls for r in one_by_one]
+    assert [r.token_ids for r in together] == [r.token_ids for r in one_by_one]
+    assert [r.stats.pass_sizes for r in together] == [r.stats.pass_sizes for r in one_by_one]
+    assert isinstance(model, BatchModel)
+    if lanes == 1:
+        assert model.made is None
+        return
+    batch = model.made
+    assert batch is not None and batch.closed
+    assert batch.lanes == min(lanes, len(USERS)) and max(batch.sizes) == batch.lanes
+    passes = sum(r.stats.forward_passes for r in one_by_one)
+    assert sum(batch.sizes) == passes and len(batch.sizes) < passes
+    assert router.route(USERS[0], CONTEXT).calls == one_by_one[0].calls  # the router's own sequence is as it was
+
+
+def test_without_batches_it_is_one_by_one(tokenizer: RouterTokenizer, kiwi: Toolset) -> None:
+    model = model_of(tokenizer, kiwi, FakeModel)
+    assert not isinstance(model, Batches)
+    router = Router(model, tokenizer, kiwi)
+    found = router.route_many(USERS[:4], [CONTEXT] * 4)
+    assert [r.calls for r in found] == [router.route(user, CONTEXT).calls for user in USERS[:4]]
+
+
+def test_context_in_the_instruction_is_one_by_one(tokenizer: RouterTokenizer, kiwi: Toolset) -> None:
+    toolset = replace(kiwi, instruction="It is {date}.", shown=("date",))
+    model = BatchModel(random_rule(tokenizer.vocab_size), tokenizer.vocab_size)
+    router = Router(model, tokenizer, toolset)
+    contexts = [{**CONTEXT, "date": f"2026-03-1{n}"} for n in range(3)]
+    found = router.route_many(["hello"] * 3, contexts, max_new_tokens=5)
+    assert model.made is None and len(found) == 3
+
+
+def test_nothing_is_computed_where_one_request_is_wrong(tokenizer: RouterTokenizer, kiwi: Toolset) -> None:
+    model = model_of(tokenizer, kiwi)
+    assert isinstance(model, BatchModel)
+    router = Router(model, tokenizer, kiwi)
+    with pytest.raises(UserError, match="request 2 of 3: the request is empty"):
+        router.route_many(["run deploy", "  ", "run deploy"], [CONTEXT] * 3)
+    with pytest.raises(UserError, match="request 3 of 3: context: no 'project_path'"):
+        router.route_many(["run deploy"] * 3, [CONTEXT, CONTEXT, {}])
+    with pytest.raises(UserError, match="2 contexts for 3 requests"):
+        router.route_many(["run deploy"] * 3, [CONTEXT] * 2)
+    with pytest.raises(UserError, match="lanes"):
+        router.route_many(["run deploy"] * 3, [CONTEXT] * 3, lanes=0)
+    assert model.made is None
+    assert router.route_many([]) == []
+    router.close()
+    with pytest.raises(UserError, match="closed"):
+        router.route_many(["run deploy"] * 3, [CONTEXT] * 3)
+
+
+def test_a_completion_without_an_end_is_that_requests_error(tokenizer: RouterTokenizer, kiwi: Toolset) -> None:
+    router = Router(model_of(tokenizer, kiwi), tokenizer, kiwi)
+    users = ["run deploy", "something else entirely", "find email scripts"]
+    found = router.route_many(users, [CONTEXT] * 3, grammar=False, max_new_tokens=90)
+    alone = [router.route(user, CONTEXT, grammar=False, max_new_tokens=90) for user in users]
+    assert [r.error for r in found] == [r.error for r in alone]
+    assert found[0].error is None and found[1].error is not None
+
+
+def test_the_seed_router_answers_alike(tmp_path: Path, kiwi: Toolset) -> None:
+    """With real weights, where rows of one pass share kernels."""
+    pytest.importorskip("llama_cpp")
+    from export.merge import merge_checkpoint
+    from export.pipeline import export_one
+    from router.cases import load_cases
+
+    source = merge_checkpoint("seed", tmp_path / "merged", toolset="kiwi")
+    artifact = export_one(source, "gguf", "q8_0", tmp_path, kiwi)
+    path = Path(__file__).parents[2] / "configs" / "cases" / "kiwi" / "handwritten_dev.jsonl"
+    users = [case.user for case in load_cases(path)][:40]
+    with Router.open(artifact.folder, threads=1) as router:
+        alone = [router.route(user, CONTEXT).calls for user in users]
+        assert [r.calls for r in router.route_many(users, [CONTEXT] * len(users))] == alone
