@@ -180,6 +180,7 @@ def entry(run: Run, context: Context, reference: Run | None) -> dict[str, Any]:
         "first_decision_ms": _first_decision(run),
         "prefill_tok_s": run.speed.get("prefill_tok_s"),
         "decode_tok_s": run.speed.get("decode_tok_s"),
+        "throughput": run.speed.get("throughput"),
         "forward_passes": passes(run),
         "floor_ms": floor,
         "overhead": latency["p50"] / floor["p50"] if latency and floor and floor["p50"] else None,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from bench.guess import GuessSession
 from router.cases import Case
-from router.core import Router
+from router.core import LANES, Router
 from router.decode import MAX_NEW_TOKENS
 from router.result import RouteResult
 from router.tokenizer import RouterTokenizer
@@ -19,7 +19,7 @@ from router.toolset_load import load_json
 from router.wire_format import WireError, wire_format
 from runtimes import open_model
 from runtimes.artifact import open_artifact
-from runtimes.base import Logits, Model, Pass, Session
+from runtimes.base import Batches, Logits, Model, Pass, Session
 from runtimes.errors import SessionError, UserError
 
 
@@ -72,6 +72,27 @@ class Routed:
             "first_decision_ms": result.stats.first_decision_ms if result.stats.decided_tokens else None,
             "calls": _calls(result),
         }
+
+    def throughput(self, cases: Sequence[Case], seconds: float, tick: Callable[[int], None]) -> dict[str, Any]:
+        """Requests a second one by one, for that long at most, and the same requests side by side (`route_many`)."""
+        done: list[Case] = []
+        begun = time.perf_counter()
+        while len(done) < len(cases) and (not done or time.perf_counter() - begun < seconds):
+            self.timed(cases[len(done)])
+            done.append(cases[len(done)])
+            tick(len(done))
+        alone = time.perf_counter() - begun
+        lanes = LANES if isinstance(self.model, Batches) else 1
+        users, contexts = [case.user for case in done], [self._context(case) for case in done]
+        begun = time.perf_counter()
+        try:
+            self.router.route_many(users, contexts, max_new_tokens=self.limit)
+        except UserError:  # a request that the router refuses, which the cases may hold on purpose
+            return {"requests": len(done), "lanes": lanes, "alone_per_s": len(done) / alone, "together_per_s": None}
+        together = len(done) / (time.perf_counter() - begun)
+        return {
+            "requests": len(done), "lanes": lanes, "alone_per_s": len(done) / alone, "together_per_s": together,
+        }  # fmt: skip
 
     def passes_of(self, case: Case) -> tuple[list[int], list[Pass]]:
         """The forward passes that routing a case takes, and the tokens that are cached before them."""

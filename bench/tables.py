@@ -142,15 +142,24 @@ def speed_table(report: dict[str, Any]) -> Table | None:
                 number(passes and passes["mean"], 3),
                 number(run["prefill_tok_s"], 3),
                 number(run["decode_tok_s"], 3),
+                _throughput(run.get("throughput")),
                 ms(run["load_ms"]),
                 ms(run["cold_start_ms"]),
             )
         )
     columns = (
         "artifact", "requests", "mean ms", "range ms", "first decision ms", "floor ms", "same request ms", "passes",
-        "prefill tok/s", "decode tok/s", "load ms", "cold start ms",
+        "prefill tok/s", "decode tok/s", "requests/s alone, together", "load ms", "cold start ms",
     )  # fmt: skip
     return Table("Speed", columns, tuple(rows)) if rows else None
+
+
+def _throughput(found: dict[str, Any] | None) -> str:
+    """Requests a second one by one, and in how many lanes at once."""
+    if found is None:
+        return "-"
+    alone = number(found["alone_per_s"], 3)
+    return alone if found["lanes"] == 1 else f"{alone}, {number(found['together_per_s'], 3)} ({found['lanes']})"
 
 
 def percent(share: float | None, digits: int = 1) -> str:

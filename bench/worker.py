@@ -34,7 +34,7 @@ TRIAL = 8
 COMPARED = 4096
 """Longest prompt and completion that parity looks at: every runtime has room for it."""
 HEARTBEAT_S = 1.0
-PREFILL_REPEATS, DECODE_TOKENS, SPEED_S = 5, 32, 4.0
+PREFILL_REPEATS, DECODE_TOKENS, SPEED_S, THROUGHPUT_S = 5, 32, 4.0, 3.0
 
 
 class Worker:
@@ -217,7 +217,8 @@ class Worker:
             for token in follow:
                 decode.append(_seconds(partial(session.append, [token])))
             emit({"done": len(prefill)})
-        return {"prefill_tok_s": len(prompt) / median(prefill), "decode_tok_s": 1 / median(decode)}
+        found = router.throughput(self._ordered(), THROUGHPUT_S, lambda done: emit({"done": done}))
+        return {"prefill_tok_s": len(prompt) / median(prefill), "decode_tok_s": 1 / median(decode), "throughput": found}
 
     def _ordered(self) -> list[Case]:
         return order(self.cases.values())

@@ -102,6 +102,7 @@ def test_two_runtimes(bench: Bench) -> None:
         assert run["latency_ms"]["min"] > 0
         assert run["floor_ms"]["n"] == 8, "a third of a turn's 13 requests, in each of two blocks"
         assert run["overhead"] is not None and run["prefill_tok_s"] > 0 and run["decode_tok_s"] > 0
+        assert run["throughput"]["lanes"] == 1 and run["throughput"]["alone_per_s"] > 0
         assert run["cold_start_ms"] > run["load_ms"] > 0
         assert run["peak_rss_mb"] is None or run["peak_rss_mb"] > 10
         assert run["forward_passes"]["mean"] >= 1
