@@ -24,6 +24,7 @@ from runtimes.base import (
 )
 from runtimes.errors import SessionError, UnavailableError, UserError
 from runtimes.output import read_output_ids
+from runtimes.torch_batch import TorchBatch
 
 if TYPE_CHECKING:
     import torch
@@ -121,6 +122,10 @@ class TorchModel:
 
     def session(self) -> TorchSession:
         return TorchSession(self)
+
+    def batch(self, lanes: int, prefix: Sequence[int]) -> TorchBatch:
+        self.net  # noqa: B018 - raises when closed
+        return TorchBatch(self, lanes, prefix)
 
     def close(self) -> None:
         self._net = None
