@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 from runtimes.base import Availability, DeviceStatus
@@ -128,7 +129,7 @@ def native() -> Any:
     Raises `UnavailableError` where it is missing or its library cannot be loaded.
     """
     try:
-        import llama_cpp.llama_cpp as module
+        module = _part("llama_cpp")
     except ImportError as error:
         raise UnavailableError(f"llama-cpp-python is not installed ({error}); {INSTALL}") from None
     except (OSError, RuntimeError) as error:  # its loader's own errors
@@ -136,6 +137,29 @@ def native() -> Any:
     module.llama_log_set(_callback(module), ctypes.c_void_p(0))
     module.llama_backend_init()
     return module
+
+
+def _part(name: str) -> Any:
+    """A module of llama-cpp-python without running the package's `__init__`, which imports its high-level interface,
+    chat formats and Jinja: a tenth of what a process needs to its first answer. Who imports the package gets it whole.
+    """
+    import importlib
+    import importlib.util
+    import sys
+
+    whole = sys.modules.get("llama_cpp")
+    if whole is None:
+        spec = importlib.util.find_spec("llama_cpp")
+        if spec is None or spec.submodule_search_locations is None:
+            raise ImportError("no module named llama_cpp")
+        package = ModuleType("llama_cpp")
+        package.__path__ = list(spec.submodule_search_locations)
+        sys.modules["llama_cpp"] = package
+    try:
+        return importlib.import_module(f"llama_cpp.{name}")
+    finally:
+        if whole is None:
+            del sys.modules["llama_cpp"]
 
 
 @cache
@@ -147,10 +171,8 @@ def _callback(module: Any) -> Any:
 @cache
 def _ggml() -> Any:
     """ggml's device functions (ggml-backend.h), which llama-cpp-python does not bind."""
-    from llama_cpp import _ggml
-
     return _bind(
-        _ggml.libggml,
+        _part("_ggml").libggml,
         {
             "ggml_backend_dev_count": ([], ctypes.c_size_t),
             "ggml_backend_dev_get": ([ctypes.c_size_t], _POINTER),
@@ -186,10 +208,8 @@ class _GgufParams(ctypes.Structure):
 @cache
 def _gguf() -> Any:
     """gguf's reading functions (gguf.h), which llama-cpp-python does not bind either."""
-    from llama_cpp import _ctypes_extensions, _ggml
-
     native()
-    lib = _ctypes_extensions.load_shared_library("ggml-base", _ggml.libggml_base_path)
+    lib = _part("_ctypes_extensions").load_shared_library("ggml-base", _part("_ggml").libggml_base_path)
     return _bind(
         lib,
         {

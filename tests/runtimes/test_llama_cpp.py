@@ -327,6 +327,19 @@ def test_closing_a_session_leaves_the_model(model: llama_cpp.LlamaModel) -> None
     assert other.append([5]).shape == (model.vocab_size,)
 
 
+def test_only_the_bindings_are_imported_and_the_package_stays_whole() -> None:
+    done = python(
+        "import sys\n"
+        "from runtimes import llama_native\n"
+        "bindings = llama_native.native(); llama_native.gpus()\n"
+        "heavy = {'llama_cpp', 'llama_cpp.llama', 'jinja2', 'torch', 'transformers'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "import llama_cpp\n"
+        "assert llama_cpp.llama_cpp is bindings and llama_cpp.Llama and llama_cpp.llama_decode\n"
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_it_is_quiet_also_at_exit(artifact: Artifact) -> None:
     """Nothing is printed, and an interpreter that ends with everything open ends well."""
     done = python(
