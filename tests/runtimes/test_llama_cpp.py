@@ -56,7 +56,7 @@ def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_long_appends_are_cut(artifact: Artifact, model: llama_cpp.LlamaModel, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = tokens_of(333, 1)
     rows = model.session().append(tokens, rows="all")
-    monkeypatch.setattr(llama_cpp, "_BATCH", 50)
+    monkeypatch.setattr(llama_context, "_BATCH", 50)
     monkeypatch.setattr(llama_context, "_ROWS_BYTES", 7 * 4 * model.vocab_size)
     other = llama_cpp.open_model(artifact, device="cpu", threads=1)
     calls = counted(monkeypatch)
@@ -104,7 +104,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counting:
 def test_a_decode_that_fails_half_way(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch, rows: Any, error: BaseException | None
 ) -> None:
-    monkeypatch.setattr(llama_cpp, "_BATCH", 20)
+    monkeypatch.setattr(llama_context, "_BATCH", 20)
     calls = counted(monkeypatch)
     model = llama_cpp.open_model(artifact, device="cpu", threads=1)
     start, wrong, right = tokens_of(90, 2), tokens_of(70, 3), tokens_of(30, 4)
