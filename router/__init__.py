@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "cases": ("Case", "CaseError", "correct", "load_cases", "normalise", "same_calls"),
-    "core": ("RouteResult", "RouteStats", "Router"),
+    "core": ("Router",),
+    "result": ("RouteResult", "RouteStats"),
     "grammar": ("Grammar",),
     "parse": ("parse_completion",),
     "render": ("render_completion", "render_prefix", "render_prompt", "render_response", "render_suffix", "user_turn"),
