@@ -156,7 +156,7 @@ def batch(rows: Sequence[Row]) -> Batch:
 def read_block(net: Any, block: Any) -> list[LayerCache]:
     """Every layer's keys and values of the block, ids of shape (1, tokens), not yet evaluated."""
     caches = [LayerCache(_window(net, layer)) for layer in net.layers]
-    mlx_net.hidden(net, block, caches, last=True)
+    mlx_net.hidden(net, block, caches, [block.shape[1] - 1])
     return caches
 
 
@@ -169,7 +169,7 @@ def batch_loss(net: Any, data: Batch, block: Sequence[LayerCache] | None = None)
     total = mx.array(0.0)
     for group in data.groups:
         caches = [LayerCache(_window(net, layer), own) for layer, own in zip(net.layers, before, strict=True)]
-        states = mlx_net.hidden(net, group.ids, caches, last=False)
+        states = mlx_net.hidden(net, group.ids, caches, None)
         picked = states.reshape(-1, states.shape[-1])[group.where]
         logits = mlx_net.head(net, picked).astype(mx.float32)
         total = total + nn.losses.cross_entropy(logits, group.targets, reduction="sum")

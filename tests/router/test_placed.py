@@ -98,7 +98,7 @@ def test_the_router_keeps_what_did_not_change(tokenizer: RouterTokenizer, clock:
         read_again.append(max(session.passes[before:]) >= long)
         assert session.position == len(tokenizer.prefix_ids(clock)) + long
     assert read_again == [True, False, True, False, True]
-    with pytest.raises(UserError, match="time"):
+    with pytest.raises(UserError, match="context: no .room"):
         router.route("wake me", {"date": "2026-01-16"})
     session.rewind(3)  # as after a pass that failed
     assert router.route("wake me today", NOW).calls == [call]

@@ -24,6 +24,7 @@ from runtimes.base import DROPPED, Logits, Model, Spread
 from runtimes.errors import ArtifactError
 from runtimes.output import read_output_ids
 from tests.exports import Maker, write_artifact
+from tests.passes import consecutive
 from tests.tiny import LIGHTS
 
 TOKENS = 600
@@ -109,7 +110,8 @@ def test_two_sessions_have_rows_of_their_own(pair: Pair) -> None:
 
 
 def test_the_bare_loop_runs(pair: Pair) -> None:
-    loop = pair.module.bare_loop(pair.artifact, device="cpu", threads=1, prefix=[5, 6, 7], passes=[[8, 9], [10]])
+    passes = consecutive(3, [[8, 9], [10]])
+    loop = pair.module.bare_loop(pair.artifact, device="cpu", threads=1, prefix=[5, 6, 7], passes=passes)
     loop()
     loop()
 

@@ -210,7 +210,7 @@ def test_the_merged_adapter_gives_the_networks_logits(
 
     def logits() -> np.ndarray:
         caches = [mlx_lora.LayerCache(64 if layer.self_attn.is_sliding else None) for layer in net.layers]
-        return np.array(mlx_net.head(net, mlx_net.hidden(net, mx.array([ids]), caches, last=False))[0])
+        return np.array(mlx_net.head(net, mlx_net.hidden(net, mx.array([ids]), caches, None))[0])
 
     before = logits()
     _, arrays = backend._load(folder / "run" / "best.safetensors")

@@ -183,7 +183,7 @@ def test_a_base_may_start_from_word_vectors(tmp_path: Path, corpora: Path, confi
     known = WordVectors(("verb", "play", "rate", "name"), np.linalg.qr(rng.normal(size=(12, 12)))[0][:4], "v.txt", "0")
     loop = replace(config.stages[1].loop, pointing=1.0, embedding_rate=0.5, average=0.9)
     deeper = replace(
-        config, model={**SHAPE, "num_hidden_layers": 6}, vectors=known, stages=[replace(config.stages[1], loop=loop)]
+        config, model={**SHAPE, "num_hidden_layers": 7}, vectors=known, stages=[replace(config.stages[1], loop=loop)]
     )
     train_base(deeper, corpora, tmp_path / "out", quiet)
     record = json.loads((tmp_path / "out" / "base" / "stages.json").read_text())
