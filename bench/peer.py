@@ -6,8 +6,8 @@ A peer is a line in `PEERS` and a module, imported only where it is used, which 
 ``open_peer(opening) -> Peer``             in a process of its own
 ``prepare(source, folder, progress)``      only where it needs an export of its own: written into `folder`, once
 
-`Peer.complete` is the one place where a peer's own loop is called. Decoding along given tokens would stand beside it:
-transformers, optimum, llama-cpp-python and mlx-lm take logits processors, llama-server a request for each token.
+`Peer.complete` is the one place where a peer's own loop is called, also where it is to take given tokens: each after
+its row of logits was computed and its own search for the best token made, by the means that its interface offers.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from typing import Final, Protocol
 
 from runtimes.artifact import Artifact
 from runtimes.errors import UserError
+
+LIFTED: Final = 1e30
+"""The logit that a peer's row gets for a token which is to be taken."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,10 @@ class Kind:
     """Decodes under our GBNF."""
     kept: bool = False
     """Keeps the prompt's unchanging part between requests."""
+    usual: bool = True
+    """Is asked where nobody names peers."""
+    forced: bool = True
+    """Can be made to take given tokens."""
 
 
 PEERS: Final[dict[str, Kind]] = {
@@ -56,12 +63,15 @@ PEERS: Final[dict[str, Kind]] = {
     "llama-cpp-python": Kind(
         "bench.peer_llama", "llama_cpp.Llama.create_completion", "gguf", "q8_0", kept=True
     ),
+    "llama-cpp-python-naive": Kind(
+        "bench.peer_llama", "llama_cpp.Llama.create_completion after Llama.reset", "gguf", "q8_0", usual=False
+    ),
     "llama-cpp-python-gbnf": Kind(
         "bench.peer_llama", "llama_cpp.Llama.create_completion with our GBNF", "gguf", "q8_0", grammar=True, kept=True
     ),
     "llama-server": Kind(
         "bench.peer_server", "llama-server POST /completion with cache_prompt and our GBNF", "gguf", "q8_0",
-        grammar=True, kept=True,
+        grammar=True, kept=True, forced=False,
     ),
     "mlx-lm": Kind(
         "bench.peer_mlx", "mlx_lm.generate behind a copy of a prefilled prompt cache", "mlx", "8bit", kept=True
@@ -114,8 +124,11 @@ class Peer(Protocol):
     threads: int
     versions: dict[str, str]
 
-    def complete(self, prompt: str) -> Completion:
-        """The greedy completion. Raises `UserError` where the peer is no longer able to."""
+    def complete(self, prompt: str, along: Sequence[int] = ()) -> Completion:
+        """The greedy completion, or the one whose tokens are given, a stop their last, taken one by one.
+
+        Raises `UserError` where the peer is no longer able to.
+        """
         ...
 
     def prompt_ids(self, prompt: str) -> list[int]:

@@ -7,7 +7,7 @@ between a peer and the router lies between the two.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.peer import Completion, Peer
@@ -56,11 +56,16 @@ class Prompts:
 class Asked:
     """An open peer and the prompts that it is asked."""
 
-    def __init__(self, peer: Peer, prompts: Prompts, limit: int) -> None:
-        """`limit`: tokens of a completion, for what is told of one without an end."""
+    def __init__(
+        self, peer: Peer, prompts: Prompts, limit: int, golds: Mapping[str, Sequence[int]] | None = None
+    ) -> None:
+        """`limit`: tokens of a completion, for what is told of one without an end. `golds`: the tokens that are to be
+        taken, by case; None to let the peer choose.
+        """
         self.peer = peer
         self._prompts = prompts
         self._limit = limit
+        self._golds = golds
 
     def differently_read(self, cases: Iterable[Case]) -> int:
         """Prompts of which the peer's tokenizer makes other ids than the router's."""
@@ -93,7 +98,8 @@ class Asked:
         """What was written, and its calls; None and the reason where there is no end or it cannot be read."""
         if problem := self._prompts.too_long.get(case.id):
             return Completion("", False), None, problem
-        completion = self.peer.complete(self._prompts.text(case))
+        text = self._prompts.text(case)
+        completion = self.peer.complete(text) if self._golds is None else self.peer.complete(text, self._golds[case.id])
         if not completion.ended:
             return completion, None, f"no end of the completion within {self._limit} tokens"
         try:

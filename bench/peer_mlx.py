@@ -8,10 +8,11 @@ it, as mlx-lm's server does, because the rotating caches of local layers cannot 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from bench.peer import Completion, Opening, Peer
+from bench.peer import LIFTED, Completion, Opening, Peer
 from runtimes.base import Availability
 
 
@@ -32,6 +33,19 @@ def availability(server: str | None) -> Availability:
 def open_peer(opening: Opening) -> Peer:
     """Load the MLX folder and fill the prompt cache."""
     return Streaming(opening)
+
+
+def _along(tokens: Sequence[int]) -> Callable[[Any, Any], Any]:
+    """A logits processor that lifts the token that is to be taken. It is asked once a token, and once more ahead."""
+    left = iter(tokens)
+
+    def lift(ids: Any, logits: Any) -> Any:
+        token = next(left, None)
+        if token is not None:
+            logits[:, token] = LIFTED
+        return logits
+
+    return lift
 
 
 class Streaming:
@@ -62,7 +76,7 @@ class Streaming:
         self.dtype = opening.artifact.quant
         self.versions = {name: version(name) for name in ("mlx", "mlx-lm")}
 
-    def complete(self, prompt: str) -> Completion:
+    def complete(self, prompt: str, along: Sequence[int] = ()) -> Completion:
         from mlx_lm import stream_generate
 
         given = self.prompt_ids(prompt)
@@ -70,6 +84,8 @@ class Streaming:
         more: dict[str, Any] = {}
         if given[:kept] == self._prefix:
             given, more = given[kept:], {"prompt_cache": copy.deepcopy(self._cache)}
+        if along:
+            more["logits_processors"] = [_along(along)]
         parts = list(stream_generate(self._net, self._tokenizer, given, max_tokens=self._limit, **more))
         last = parts[-1]
         text = "".join(part.text for part in parts)

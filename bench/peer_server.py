@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -116,7 +117,9 @@ class Server:
         build = self._ask("GET", "/props").get("build_info")
         self.versions = {PROGRAM: str(build or "unknown")}
 
-    def complete(self, prompt: str) -> Completion:
+    def complete(self, prompt: str, along: Sequence[int] = ()) -> Completion:
+        if along:
+            raise UserError(f"{PROGRAM} cannot be told within a request which tokens to take; leave it out")
         answer = self._ask("POST", "/completion", {"prompt": prompt, **self._asks})
         text, stopped = answer.get("content"), answer.get("stop_type")
         if not isinstance(text, str) or not isinstance(stopped, str):

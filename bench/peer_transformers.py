@@ -8,11 +8,11 @@ prompt. With the config given, the cache keeps of local layers what their window
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any, Final
 
-from bench.peer import Completion, Opening, Peer
+from bench.peer import LIFTED, Completion, Opening, Peer
 from runtimes.base import Availability
 
 _NAMES: Final = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
@@ -55,6 +55,16 @@ class Past:
         self.copied = copied
 
 
+def _along(tokens: Sequence[int], given: int) -> Callable[[Any, Any], Any]:
+    """A logits processor that lifts the token that is to be taken; `generate` gives it a copy of the row."""
+
+    def lift(ids: Any, scores: Any) -> Any:
+        scores[:, tokens[ids.shape[1] - given]] = LIFTED
+        return scores
+
+    return lift
+
+
 class Generating:
     """A model with transformers' `generate`; also optimum's, which inherits it."""
 
@@ -74,13 +84,15 @@ class Generating:
         self._limit = opening.limit
         self._stops: list[int] = [*tokenizer.convert_tokens_to_ids(list(opening.stops)), tokenizer.eos_token_id]
 
-    def complete(self, prompt: str) -> Completion:
+    def complete(self, prompt: str, along: Sequence[int] = ()) -> Completion:
         inputs = self._tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
         given = inputs["input_ids"][0].tolist()
         more: dict[str, Any] = {}
         # Another tokenizer than ours may join the request's first characters with the prefix's last.
         if self._past is not None and given[: len(self._past.token_ids)] == self._past.token_ids:
             more["past_key_values"] = self._past.copied()
+        if along:
+            more["logits_processor"] = [_along(along, len(given))]
         out = self._net.generate(
             **inputs, do_sample=False, max_new_tokens=self._limit, eos_token_id=self._stops,
             pad_token_id=self._tokenizer.pad_token_id, **more,

@@ -15,7 +15,7 @@ from bench.channel import Emit, serve
 from bench.machine import device_memory_mb, peak_rss_mb
 from bench.peer import Kind, Opening, kind_of, module_of
 from bench.peer_asking import Asked, Prompts
-from bench.routing import completion_limit
+from bench.routing import completion_limit, completion_of
 from bench.suites import order
 from bench.worker import TRIAL, timed_rows, warmed_up
 from router.cases import Case, load_cases
@@ -53,8 +53,9 @@ class PeerWorker:
     def open(
         self, emit: Emit, *, folder: str, runtime: str, device: str, threads: int | None, cases: str,
         plugins: Sequence[str], log: str, patience_s: float, prepared: str | None, server: str | None,
+        forced: bool = False,
     ) -> dict[str, Any]:  # fmt: skip
-        """Load the peer called `runtime` and answer the first case, as `bench.worker` does."""
+        """Load the peer called `runtime` and answer the first case, as `bench.worker` does; `forced`: as it is gold."""
         kind = _kind(runtime, plugins)
         artifact = open_artifact(folder, check="sizes")
         wire = wire_format(artifact.wire)
@@ -80,7 +81,8 @@ class PeerWorker:
         begun = time.perf_counter()
         peer = module_of(kind).open_peer(opening)
         load_ms = (time.perf_counter() - begun) * 1e3
-        asked = self._asked = Asked(peer, prompts, limit)
+        golds = {case.id: completion_of(tokenizer, toolset, case.calls) for case in self.cases.values()}
+        asked = self._asked = Asked(peer, prompts, limit, golds if forced else None)
         first = next(iter(self.cases.values()))
         asked.timed(first)
         emit({"answered": True})

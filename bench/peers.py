@@ -48,7 +48,7 @@ class Wanted:
     """Which peers are asked, with which llama-server, and whom all are compared with."""
 
     peers: tuple[str, ...] = ()
-    """All but `MAC` where empty."""
+    """All usual ones where empty, `MAC` on a Mac alone."""
     server: str | None = None
     baseline: str | None = None
     """A contender; None: ours of the same precision."""
@@ -111,7 +111,9 @@ def contenders(settings: Settings, wanted: Wanted) -> list[Run]:
 
     Raises `UserError` for an unknown variant, peer or baseline, and for a llama-server that cannot be run.
     """
-    names = wanted.peers or tuple(name for name in PEERS if name != MAC or sys.platform == "darwin")
+    names = wanted.peers or tuple(
+        name for name, kind in PEERS.items() if kind.usual and (name != MAC or sys.platform == "darwin")
+    )
     kinds = {name: kind_of(name) for name in dict.fromkeys(names)}
     if wanted.server is not None:
         peer_server.find(wanted.server)
@@ -222,7 +224,7 @@ def _open(bench: Bench, fleet: Fleet) -> list[Member]:
     return members
 
 
-def _judge_timed(bench: Bench, run: PeerRun) -> None:
+def _judge_timed(bench: Bench, run: Run) -> None:
     """Answers that came on the clock, for cases that the time for accuracy did not reach."""
     cases = {case.id: case for case in bench.suite.cases}
     known = run.answers["grammar"]

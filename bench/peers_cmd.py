@@ -106,7 +106,7 @@ def _parser() -> Parser:
         help="default (if none is named), or release for published figures",
     )
     cases.add_argument("--cases", metavar="FILE", help="cases from a JSONL file instead of a suite")
-    add("--peers", metavar="A,B", help="only these peers (default: all; mlx-lm on a Mac alone)")
+    add("--peers", metavar="A,B", help="only these peers (default: all but -naive; mlx-lm on a Mac alone)")
     add("--variants", metavar="A,B", help=_VARIANTS)
     add("--baseline", metavar="NAME", help="contender that all are compared with (default: ours of the same precision)")
     add("--llama-server", metavar="PATH", help="the program (default: the one on PATH)")

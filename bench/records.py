@@ -150,6 +150,8 @@ class Settings:
     silence_s: float = 120.0
     modes: tuple[Mode, ...] = MODES
     """How cases are answered."""
+    proved: tuple[str, ...] | None = None
+    """Requests that exports are proved with; None: those made from the toolset."""
     plugins: tuple[str, ...] = ()
     """Modules that every worker imports first: a place to register runtimes of one's own."""
     command: str = ""

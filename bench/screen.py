@@ -68,7 +68,7 @@ class Screen:
 
     def table(self, table: Table) -> None:
         rich = RichTable(title=table.title, title_justify="left", title_style="bold", caption=table.note or None)
-        left = {"runtime", "artifact", "contender", "side", "baseline", "toolset", "set", "status", "reason"}
+        left = {"runtime", "artifact", "contender", "side", "baseline", "toolset", "set", "run", "status", "reason"}
         for column in table.columns:
             rich.add_column(
                 column, justify="left" if column in left else "right", no_wrap=column != "reason", overflow="fold"

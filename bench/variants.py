@@ -198,6 +198,7 @@ def _export(
             out=str(out),
             toolset=settings.toolset,
             created_by=settings.command,
+            requests=None if settings.proved is None else list(settings.proved),
             plugins=list(settings.plugins),
         )
         return open_artifact(found["folder"], check="sizes")

@@ -53,6 +53,10 @@ class Worker:
             raise UserError("no router is open; send 'open' first")
         return self.routed
 
+    def load(self, folder: str, runtime: str, device: str, threads: int | None) -> tuple[Routed, float]:
+        """The router that the commands below ask, and the milliseconds that opening its model took."""
+        return open_routed(folder, runtime=runtime, device=device, threads=threads)
+
     def open(
         self, emit: Emit, *, folder: str, runtime: str, device: str, threads: int | None, cases: str,
         plugins: list[str],
@@ -61,7 +65,7 @@ class Worker:
         for plugin in plugins:
             importlib.import_module(plugin)
         self.settings = {"folder": folder, "runtime": runtime, "device": device, "threads": threads}
-        self.routed, load_ms = open_routed(folder, runtime=runtime, device=device, threads=threads)
+        self.routed, load_ms = self.load(folder, runtime, device, threads)
         self.cases = {case.id: case for case in load_cases(cases)}
         first = next(iter(self.cases.values()))
         limit = self.routed.limit_to(self.cases.values())

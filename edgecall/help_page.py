@@ -29,6 +29,8 @@ PAGES = (
     "bench accuracy",
     "bench lift",
     "bench peers",
+    "bench scaling",
+    "bench shape",
     "bench unseen",
     "route",
 )

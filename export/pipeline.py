@@ -56,7 +56,8 @@ def export_one(
 ) -> Artifact:
     """Export `source` as ``out/<fmt>-<quant>`` and prove it; return what is there if it is the same export.
 
-    `requests` are proved instead of the ones derived from the toolset. Whatever was under that name stays until the
+    `requests` are proved instead of the ones derived from the toolset; of none only that the artifact opens (weights
+    that nobody trained make no calls). Whatever was under that name stays until the
     new artifact is complete. Raises `UserError` (also for a full disk, and where the export misses its tolerance),
     `UnavailableError` where the exporter's packages are missing.
     """

@@ -76,7 +76,7 @@ def make_proof(
     Raises `UserError` where the logits are further from the reference than the export may be.
     """
     asked = tuple(requests) if requests is not None else default_requests(toolset)
-    rows = reference_rows(source, artifact.wire, toolset, asked, threads=threads)
+    rows = reference_rows(source, artifact.wire, toolset, asked, threads=threads) if asked else []
     state = _available(runtime_name)
     if not state.available:
         header = Header(False, spec.logit_tolerance, spec.logit_tolerance, f"{runtime_name}: {state.reason}")

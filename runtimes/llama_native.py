@@ -201,6 +201,19 @@ def tensor_types(path: Path) -> dict[str, int]:
         lib.gguf_free(context)
 
 
+def weight_bytes(path: Path) -> int:
+    """Bytes of a GGUF file's tensors: all behind its head, which holds the vocabulary. Errors as `tensor_types`."""
+    lib = _gguf()
+    log.clear()
+    context = lib.gguf_init_from_file(os.fsencode(path), _GgufParams(True, None))
+    if not context:
+        raise ArtifactError(f"{path}: not a readable GGUF file ({log.reason()}); export again")
+    try:
+        return path.stat().st_size - int(lib.gguf_get_data_offset(context))
+    finally:
+        lib.gguf_free(context)
+
+
 class _GgufParams(ctypes.Structure):
     _fields_ = (("no_alloc", ctypes.c_bool), ("context", ctypes.c_void_p))
 
@@ -215,6 +228,7 @@ def _gguf() -> Any:
         {
             "gguf_init_from_file": ([ctypes.c_char_p, _GgufParams], _POINTER),
             "gguf_free": ([_POINTER], None),
+            "gguf_get_data_offset": ([_POINTER], ctypes.c_size_t),
             "gguf_get_n_tensors": ([_POINTER], ctypes.c_int64),
             "gguf_get_tensor_name": ([_POINTER, ctypes.c_int64], ctypes.c_char_p),
             "gguf_get_tensor_type": ([_POINTER, ctypes.c_int64], ctypes.c_int),

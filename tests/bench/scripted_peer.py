@@ -1,7 +1,8 @@
 """A peer for tests: answers from the script of a scripted artifact (`tests.bench.scripted`), and misbehaves as told.
 
 As a plugin it registers itself in every worker; in the test's process `conftest.py` does. ``peer`` in the artifact's
-script: ``wrong`` (how many cases it gets wrong), ``delay_ms``, ``crash_at``, ``fail_at``, ``unavailable``, ``endless``.
+script: ``wrong`` (how many cases it gets wrong), ``delay_ms``, ``crash_at``, ``fail_at``, ``unavailable``, ``endless``,
+``stubborn`` (takes no given tokens).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +59,7 @@ class Parrot:
         self.wrong = {request for request, _ in self.answers[: self.script.get("wrong", 0)]}
         self.asked = 0
 
-    def complete(self, prompt: str) -> Completion:
+    def complete(self, prompt: str, along: Sequence[int] = ()) -> Completion:
         self.asked += 1
         if self.asked == self.script.get("crash_at"):
             print("the parrot says: crash", file=sys.stderr, flush=True)
@@ -67,6 +69,8 @@ class Parrot:
         time.sleep(self.script.get("delay_ms", 0) / 1e3)
         if self.script.get("endless"):
             return Completion("and so on", False, passes=99)
+        if along and not self.script.get("stubborn"):
+            return Completion(self.tokenizer.decode(along), True, list(along), len(along))
         for request, completion in self.answers:
             if prompt.endswith(request):
                 text = "I do not know<end_of_turn>" if request in self.wrong else completion

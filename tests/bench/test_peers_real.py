@@ -152,6 +152,7 @@ def spoken(completion: Completion) -> str:
         ("transformers-cache", ("safetensors", "fp32"), ("safetensors", "fp32")),
         pytest.param("optimum", ("safetensors", "fp32"), ("onnx", "fp32"), marks=pytest.mark.slow),
         ("llama-cpp-python", ("gguf", "f32"), ("gguf", "f32")),
+        ("llama-cpp-python-naive", ("gguf", "f32"), ("gguf", "f32")),
         ("mlx-lm", ("mlx", "fp32"), ("mlx", "fp32")),
     ],
 )
@@ -175,6 +176,52 @@ def test_writes_what_the_router_writes(
         assert again["text"] == completion.text, "what one request leaves behind changes the next"
     assert peer.threads == 1 and all(peer.versions.values())
     peer.close()
+
+
+GOLD = [
+    Case("g0", "light the hall", calls=(Call("set_light", {"room": "hall", "on": True, "level": 40}),)),
+    Case("g1", "what is on in the bath", calls=(Call("status", {"room": "bath"}),)),
+    Case("g2", "hello", calls=()),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("transformers", ("safetensors", "fp32")),
+        ("transformers-cache", ("safetensors", "fp32")),
+        pytest.param("optimum", ("safetensors", "fp32"), marks=pytest.mark.slow),
+        ("llama-cpp-python", ("gguf", "f32")),
+        ("llama-cpp-python-naive", ("gguf", "f32")),
+        ("llama-cpp-python-gbnf", ("gguf", "f32")),
+        ("mlx-lm", ("mlx", "fp32")),
+    ],
+)
+def test_takes_given_tokens(name: str, source: tuple[str, str], exported: Exported, tmp_path: Path) -> None:
+    """Whatever its weights want, one by one, and is itself again afterwards."""
+    needed(name)
+    artifact = exported(*source)
+    tokenizer = RouterTokenizer.load(artifact.tokenizer)
+    peer, _, prompts = open_one(name, artifact, tmp_path, cases=GOLD, limit=64)
+    for case in [*GOLD, GOLD[0]]:
+        gold = tokenizer.completion_ids(case.calls)
+        completion = peer.complete(prompts.text(case), gold)
+        assert completion.ended and completion.passes == len(gold), case.user
+        assert spoken(completion) == spoken(Completion(tokenizer.decode(gold), True))
+        if completion.token_ids:
+            assert list(completion.token_ids) == gold
+    free = peer.complete(prompts.text(GOLD[0]))
+    assert spoken(free) != spoken(Completion(tokenizer.decode(tokenizer.completion_ids(GOLD[0].calls)), True))
+    peer.close()
+
+
+def test_llama_server_says_that_it_takes_none() -> None:
+    from bench.peer_server import Server
+    from runtimes.errors import UserError
+
+    server = Server.__new__(Server)
+    with pytest.raises(UserError, match="cannot be told within a request which tokens to take"):
+        server.complete("x", [1, 2])
 
 
 @pytest.mark.slow
@@ -230,6 +277,6 @@ def test_optimum_exports_once(exported: Exported, tmp_path: Path) -> None:
 def test_every_peer_is_one_of_those_tested() -> None:
     real = {name for name, kind in PEERS.items() if kind.module.startswith("bench.")}
     assert real == {
-        "transformers", "transformers-cache", "optimum", "llama-cpp-python", "llama-cpp-python-gbnf", "llama-server",
-        "mlx-lm",
+        "transformers", "transformers-cache", "optimum", "llama-cpp-python", "llama-cpp-python-naive",
+        "llama-cpp-python-gbnf", "llama-server", "mlx-lm",
     }  # fmt: skip

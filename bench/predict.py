@@ -1,0 +1,145 @@
+"""The time below which a request cannot come on this machine, worked out before anything is measured.
+
+A forward pass over n tokens behind p cached ones, with m rows of logits, must at least
+
+- read every weight once: ``weights`` bytes (the output matrix is the embedding, of which looking n rows up is nothing);
+- read the cached keys and values that its tokens see, p in a global layer and min(p, window - 1) in a local one, and
+  write n: ``2 * kv_heads * head_dim * bytes`` each;
+- multiply, a multiplication and an addition being two operations: ``2 * n`` times the weights of keys and values of all
+  layers, ``2 * n`` times the other matrices of all layers but the last, ``2 * m`` times those of the last (rows that
+  nobody asks for end there) and the output matrix;
+- attend: ``4 * heads * head_dim`` for every token and token seen by it, in the last layer for the m rows alone.
+
+Reading and multiplying overlap at best, so a pass takes ``max(bytes / bandwidth, operations / compute)``, and a
+request the sum over its passes. Both rates are measured (`bench.probe`): bandwidth with an array of the weights' size,
+since what fits a cache is read from there; compute with products of the shape's width, in int8 where the runtime
+multiplies so. What a runtime needs beyond, to start operators, to convert and to copy, is not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Final
+
+from bench.records import Variant
+from bench.shapes import Shape
+from runtimes.artifact import Artifact
+from runtimes.base import Pass
+
+INT8_RUNTIMES: Final = ("llama_cpp", "onnxruntime")
+"""Runtimes that multiply weights of 8 bits and fewer in int8; the others make floats of them first."""
+_CACHES: Final = {
+    ("llama_cpp", "f32"): 4, ("llama_cpp", None): 2, ("torch", "bf16"): 2, ("mlx", "bf16"): 2, ("coreml", None): 2,
+}  # fmt: skip
+"""Bytes of a cached number by runtime and quantization (None: any other); 4 where nothing is said."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """One pass: cached tokens before it, its tokens, its rows of logits."""
+
+    start: int
+    tokens: int
+    rows: int = 1
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the machine does in a second for one variant: bytes read, operations in `kind`."""
+
+    bytes_s: float
+    ops_s: float
+    kind: str
+
+
+def sizes_of(passes: Iterable[Pass]) -> list[Size]:
+    """The sizes of recorded passes."""
+    return [
+        Size(one.start, len(one.tokens), {"last": 1, "all": len(one.tokens)}[one.rows])
+        if isinstance(one.rows, str)
+        else Size(one.start, len(one.tokens), len(one.rows))
+        for one in passes
+    ]
+
+
+def cached_bytes(shape: Shape, size: Size, number_bytes: int) -> int:
+    """Bytes of keys and values that a pass reads and writes."""
+    seen = sum(
+        min(size.start, shape.window - 1) if shape.is_local(layer) else size.start for layer in range(shape.layers)
+    )
+    return 2 * shape.kv_heads * shape.head_dim * number_bytes * (seen + shape.layers * size.tokens)
+
+
+def operations(shape: Shape, size: Size) -> int:
+    """Multiplications and additions of a pass."""
+    before, last = shape.layers - 1, shape.layers - 1
+    linear = size.tokens * (shape.layers * shape.kv_weights + before * shape.other_weights)
+    linear += size.rows * (shape.other_weights + shape.output_weights)
+    pairs = sum(_pairs(shape, layer, size.start, size.tokens) for layer in range(before))
+    pairs += _pairs(shape, last, size.start + size.tokens - size.rows, size.rows)
+    return 2 * linear + 4 * shape.heads * shape.head_dim * pairs
+
+
+def floor_s(shape: Shape, sizes: Sequence[Size], weight_bytes: int, number_bytes: int, rates: Rates) -> float:
+    """Seconds of a request's passes."""
+    return sum(
+        max(
+            (weight_bytes + cached_bytes(shape, size, number_bytes)) / rates.bytes_s,
+            operations(shape, size) / rates.ops_s,
+        )
+        for size in sizes
+    )
+
+
+def predicted(
+    shape: Shape, passes: dict[str, list[Size]], variant: Variant, weights: int, rates: Rates
+) -> dict[str, Any]:
+    """The report's entry: the floor of every case in milliseconds, their median, and what it was made of.
+
+    `bound` says what the median case waits for most: memory, or compute.
+    """
+    number_bytes = cache_bytes(variant)
+    cases = {case: 1e3 * floor_s(shape, sizes, weights, number_bytes, rates) for case, sizes in passes.items()}
+    every = [size for sizes in passes.values() for size in sizes]
+    reading = sum(weights + cached_bytes(shape, size, number_bytes) for size in every) / rates.bytes_s
+    multiplying = sum(operations(shape, size) for size in every) / rates.ops_s
+    return {
+        "p50": median(cases.values()),
+        "cases": {case: round(ms, 6) for case, ms in cases.items()},
+        "weights_mb": weights / 1e6,
+        "cache_number_bytes": number_bytes,
+        "bandwidth_gb_s": rates.bytes_s / 1e9,
+        "compute_gop_s": rates.ops_s / 1e9,
+        "compute": rates.kind,
+        "bound": "memory" if reading >= multiplying else "compute",
+    }
+
+
+def cache_bytes(variant: Variant) -> int:
+    """Bytes of a number in the KV cache of a variant."""
+    return _CACHES.get((variant.runtime, variant.quant)) or _CACHES.get((variant.runtime, None), 4)
+
+
+def weight_bytes(artifact: Artifact) -> int:
+    """Bytes of weights that an artifact's passes read: of a GGUF file without its vocabulary."""
+    if artifact.format == "gguf":
+        from runtimes.llama_native import weight_bytes as in_gguf
+
+        return in_gguf(artifact.weights)
+    return artifact.size_bytes
+
+
+def rates_for(variant: Variant, bytes_s: float, ops_s: dict[str, float | None]) -> Rates:
+    """The rates that bound a variant: int8 where it multiplies so, that was measured, and it is the faster."""
+    fp32, int8 = ops_s["fp32"] or 0.0, ops_s["int8"] or 0.0
+    if variant.runtime in INT8_RUNTIMES and variant.precision <= 8 and int8 > fp32:
+        return Rates(bytes_s, int8, "int8")
+    return Rates(bytes_s, fp32, "fp32")
+
+
+def _pairs(shape: Shape, layer: int, start: int, tokens: int) -> int:
+    """Pairs of a token and one that it sees, itself included."""
+    reach = shape.window if shape.is_local(layer) else start + tokens
+    return sum(min(reach, start + i + 1) for i in range(tokens))

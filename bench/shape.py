@@ -1,0 +1,249 @@
+"""`bench shape`: what a router of some shape would cost here, measured with random weights before anybody trains one.
+
+Decoding goes along fixed gold calls (`bench.forced`), peers take the same tokens one by one, and the floor is predicted
+from what the machine can read and multiply (`bench.predict`) and told before anything is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from bench import shape_page, shape_report
+from bench.answering import LabelledRun
+from bench.fleet import Fleet, Member
+from bench.folder import check_out, reserved
+from bench.judging import answers
+from bench.machine import describe
+from bench.peer import kind_of
+from bench.peers import PeerRun, Wanted, _drop_empty, _equip_peer, _judge_timed, _open, contenders
+from bench.predict import predicted, rates_for, weight_bytes
+from bench.records import Run, Settings
+from bench.report import Context, git_state, samples
+from bench.run import JUDGING, MEASURING, Bench, Outcome, _equip
+from bench.screen import Screen
+from bench.shape_making import Artifacts, Machine, dry_passes, exported, made_checkpoint, probe, trimmed_checkpoint
+from bench.shapes import Shape
+from bench.suites import Suite, load_files
+from bench.timing import timing
+from bench.variants import Missing, choose
+from configs import path as config
+from export.atomic import staged
+from router.toolset_load import load_toolset
+from runtimes.artifact import Artifact, sha256_file
+from runtimes.base import default_threads
+from runtimes.errors import UserError
+
+STAGES: Final = 5
+WORKER: Final = "bench.forced_worker"
+CASES: Final = "shape.jsonl"
+"""Beside the suites: requests of kiwi whose calls are about 22 tokens, behind a prompt of about 400."""
+USUAL_PEERS: Final = ("transformers", "llama-cpp-python-naive", "llama-cpp-python")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is measured beside what `Settings` say."""
+
+    shape: Shape
+    tokenizer: Path | None = None
+    trim_tokens: int | None = None
+    """Measure the shape with its vocabulary cut to so many tokens, too."""
+    peers: tuple[str, ...] | None = None
+    """None: no peers; empty: `USUAL_PEERS`."""
+    masked: bool = False
+    """Every decision is masked (`bench.forced`)."""
+
+
+@dataclass(eq=False)
+class TrimmedRun(LabelledRun):
+    """One variant of ours whose vocabulary was cut."""
+
+    tokens: int = 0
+
+
+def shape(
+    settings: Settings,
+    asked: Asked,
+    screen: Screen,
+    *,
+    out: Path | None = None,
+    artifacts: Artifacts | None = None,
+    machine: Machine | None = None,
+) -> Outcome:
+    """Measure and write the report. `artifacts` gives made ones by run, and then none is; `machine` spares the probe.
+
+    Raises `UserError` for what can be mended before anything is measured; a run that fails later is reported.
+    """
+    settings = replace(settings, threads=settings.threads or default_threads(), modes=("grammar",), proved=())
+    started, clock = datetime.now(UTC), time.monotonic()
+    if out is not None:
+        check_out(out)
+    toolset = load_toolset(settings.toolset)
+    suite = fixed_cases(settings)
+    runs = chosen(settings, asked)
+    with reserved(out, started, git_state()[0]) as folder, staged(folder) as staging:
+        logs, scratch = staging / "logs", staging / "scratch"
+        logs.mkdir()
+        scratch.mkdir()
+        bench = Bench(settings, toolset, suite, screen, runs, scratch, logs, deadline=clock + settings.budget_s)
+        screen.say(
+            f"{asked.shape.name}, {asked.shape.parameters / 1e6:,.1f}M random weights, on toolset {toolset.name}: "
+            f"{len(runs)} runs, {len(suite.cases)} fixed calls, about {settings.budget_s / 60:.0f} minutes at most"
+        )
+        model = _stage(bench, 1, "Make", "weights and artifacts; what is there is taken from the cache",
+                       lambda: _provide(bench, asked, artifacts))  # fmt: skip
+        told = _stage(bench, 2, "Predict", "from the memory's bandwidth and the cores' arithmetic, measured now",
+                      lambda: _predict(bench, asked, machine))  # fmt: skip
+        bench.deadline = max(bench.deadline, time.monotonic() + MEASURING * settings.budget_s)
+        with Fleet(logs, settings) as fleet:
+            _measure(bench, fleet)
+        shutil.rmtree(scratch, ignore_errors=True)
+        context = Context(
+            settings=settings, suite=suite, toolset=toolset.name, toolset_sha256=toolset.sha256, model=model,
+            machine=describe(), started=started, finished=datetime.now(UTC), blocks=bench.blocks,
+            stages_s=bench.stages_s,
+        )  # fmt: skip
+        report = shape_report.build(context, runs, asked.shape, told, masked=asked.masked)
+        _write(staging, report, bench)
+    return Outcome(report, folder)
+
+
+def chosen(settings: Settings, asked: Asked) -> list[Run]:
+    """Ours, one of 32 bits and one of 8 of every runtime where none are named; the same trimmed; peers.
+
+    Raises `UserError` for an unknown runtime, variant or peer, and for a trimming that trims nothing.
+    """
+    variants = choose(replace(settings, quick=True))
+    tokens = asked.trim_tokens
+    if tokens is not None and not 0 < tokens < asked.shape.vocab:
+        raise UserError(f"--trim-tokens {tokens}: the shape has {asked.shape.vocab}; give fewer, and at least 1")
+    runs: list[Run] = [Run(variant) for variant in variants]
+    if tokens is not None:
+        runs += [TrimmedRun(v, label=f"{v.artifact}@{tokens}", tokens=tokens) for v in variants]
+    for run in runs:
+        run.worker, run.more = WORKER, {"masked": asked.masked}
+    if asked.peers is not None:
+        ours = replace(settings, runtimes=(), variants=tuple(variant.artifact for variant in variants))
+        runs += [run for run in contenders(ours, Wanted(asked.peers or USUAL_PEERS)) if isinstance(run, PeerRun)]
+    return runs
+
+
+def fixed_cases(settings: Settings) -> Suite:
+    """The fixed calls, or those of ``--cases``. Raises `UserError` for a toolset that has none."""
+    if settings.cases is not None:
+        return load_files([settings.cases], name=settings.cases.stem)
+    if settings.toolset != "kiwi":
+        raise UserError(f"--toolset {settings.toolset}: the fixed calls are kiwi's; give calls of its own with --cases")
+    return load_files([config("bench", CASES)], name="shape")
+
+
+def _provide(bench: Bench, asked: Asked, artifacts: Artifacts | None) -> dict[str, Any]:
+    """Make what is missing, give each run its artifact or its reason; returns the report's `model`."""
+    whole = [run for run in bench.runs if not isinstance(run, TrimmedRun)]
+    model = {"name": asked.shape.name, "sha256": "", "parameters": asked.shape.parameters}
+    if artifacts is None:
+        checkpoint = made_checkpoint(bench, asked.shape, asked.tokenizer)
+        model["sha256"] = checkpoint.sha256
+        sources = [run.source if isinstance(run, PeerRun) else run.variant for run in whole]
+        artifacts = exported(bench, checkpoint, sources)
+        if asked.trim_tokens is not None:
+            cut = trimmed_checkpoint(bench, asked.shape, asked.tokenizer, checkpoint, asked.trim_tokens)
+            trimmed = exported(bench, cut, [run.variant for run in whole if _ours(run)])
+            artifacts |= {f"{name}@{asked.trim_tokens}": made for name, made in trimmed.items()}
+    for run in bench.runs:
+        if isinstance(run, PeerRun):
+            _equip_forced(bench, run, artifacts)
+            continue
+        made = artifacts.get(run.name, Missing("there is no artifact of it", True))
+        _equip(bench, run, made)
+        if isinstance(made, Artifact) and run.status == "ok":
+            bench.screen.done(run.name, f"{made.size_bytes / 1e6:8.1f} MB  {made.folder}")
+        else:
+            (bench.screen.failed if run.status == "failed" else bench.screen.skipped)(run.name, str(run.reason))
+    return model
+
+
+def _equip_forced(bench: Bench, run: PeerRun, artifacts: Artifacts) -> None:
+    if not kind_of(run.peer).forced:
+        run.skip("it cannot be told within a request which tokens to take", "compare on a trained model: bench peers")
+        bench.screen.skipped(run.name, f"{run.reason}; {run.fix}")
+        return
+    _equip_peer(bench, run, Wanted(), artifacts.get(run.source.artifact, Missing("there is none", True)))
+    run.more["forced"] = True
+
+
+def _predict(bench: Bench, asked: Asked, machine: Machine | None) -> shape_report.Told:
+    """The floor of every run of ours, told on the screen."""
+    runs = [run for run in bench.runs if _ours(run) and run.status == "ok" and run.artifact is not None]
+    told = shape_report.Told()
+    weights, dry = {}, {}
+    for run in runs:
+        assert run.artifact is not None
+        weights[run.name] = weight_bytes(run.artifact)
+        key = sha256_file(run.artifact.tokenizer)
+        if key not in dry:
+            dry[key] = dry_passes(run.artifact, bench)
+        told.passes[run.name] = dry[key]
+    found = machine or probe(asked.shape, weights.values(), bench.settings.threads or 1, bench.logs)
+    told.machine = found
+    for run in runs:
+        assert run.artifact is not None
+        rates = rates_for(run.variant, found.bandwidth(weights[run.name]), found.ops_s)
+        own = replace(asked.shape, vocab=run.artifact.vocab_size)
+        told.predicted[run.name] = predicted(own, told.passes[run.name], run.variant, weights[run.name], rates)
+    bench.screen.table(shape_page.prediction(told))
+    return told
+
+
+def _measure(bench: Bench, fleet: Fleet) -> None:
+    members = _stage(bench, 3, "Open", "one process for each; load, then a first request", lambda: _open(bench, fleet))
+    deadline = time.monotonic() + bench.left * JUDGING
+    _stage(bench, 4, "Take", "every fixed call once: passes, memory, and that the tokens taken are the gold ones",
+           lambda: answers(bench, members, None, deadline))  # fmt: skip
+    _check(bench, members)
+    alive = [member for member in members if member.alive]
+    _stage(bench, 5, "Latency", "turns in shuffled blocks; this machine should be left alone now",
+           lambda: timing(bench, alive))  # fmt: skip
+    for member in alive:
+        _judge_timed(bench, member.run)
+    _check(bench, alive)
+
+
+def _check(bench: Bench, members: list[Member]) -> None:
+    """A run that took other calls than the gold ones was not measured on the same work: it failed."""
+    for member in members:
+        run = member.run
+        wrong = sum(not right for right in run.exact().values())
+        if wrong and run.status == "ok":
+            run.fail(f"took other calls than the gold ones in {wrong} of {len(run.exact())} cases", "take")
+            bench.screen.failed(run.name, str(run.reason))
+            member.process.kill()
+
+
+def _ours(run: Run) -> bool:
+    return not isinstance(run, PeerRun)
+
+
+def _stage(bench: Bench, number: int, title: str, detail: str, work: Callable[[], Any]) -> Any:
+    bench.screen.stage(number, STAGES, title, detail)
+    begun = time.monotonic()
+    result = work()
+    bench.stages_s[title.lower()] = time.monotonic() - begun
+    return result
+
+
+def _write(folder: Path, report: dict[str, Any], bench: Bench) -> None:
+    shape_report.validate(report)
+    (folder / "shape.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "shape.md").write_text(shape_page.render(report), encoding="utf-8")
+    with (folder / "samples.jsonl").open("w", encoding="utf-8") as file:
+        for line in samples(bench.runs, bench.suite):
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    _drop_empty(sorted((folder / "logs").iterdir()))

@@ -1,0 +1,160 @@
+"""The command line of `bench shape`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import fill
+
+from bench.cli import _names, _positive, _terminate
+from bench.shapes import PRESETS, add_shape_options, shape_asked
+from runtimes.console import Parser
+from runtimes.errors import UserError
+
+FILES = (
+    ("shape.md", "the report, to read"),
+    ("shape.json", "the same as data (schema: bench/shape.schema.json)"),
+    ("samples.jsonl", "every call that was taken, every timed request"),
+    ("logs/", "what the processes wrote"),
+)
+QUICK_REQUESTS, QUICK_BUDGET_S = 96, 250.0
+FULL_REQUESTS, FULL_BUDGET_S = 480, 1500.0
+
+
+def main(argv: Sequence[str]) -> int:
+    """``bench shape``: parse, make, predict, measure, show. 1 where a run failed."""
+    options = _parser().parse_args(list(argv))
+    from rich.console import Console
+
+    from bench.folder import check_out
+    from bench.plugins import load_plugins
+    from bench.records import Settings
+    from bench.run import FULL_BLOCKS, QUICK_BLOCKS
+    from bench.screen import Screen
+    from bench.shape import Asked, shape
+    from bench.shape_page import EXPENDABLE, LEGEND, tables
+    from bench.tables import fit
+
+    out = Path(options.out) if options.out else None
+    if out is not None:
+        check_out(out)
+    load_plugins(_names(options.plugin))
+    quick = bool(options.quick)
+    settings = Settings(
+        model=options.shape,
+        toolset=options.toolset,
+        runtimes=_names(options.runtimes),
+        variants=_names(options.variants),
+        device=options.device,
+        threads=_positive(options.threads, "--threads"),
+        cases=Path(options.cases) if options.cases else None,
+        requests=_positive(options.requests, "--requests") or (QUICK_REQUESTS if quick else FULL_REQUESTS),
+        budget_s=float(_positive(options.budget_s, "--budget-s") or (QUICK_BUDGET_S if quick else FULL_BUDGET_S)),
+        quick=quick,
+        seed=options.seed,
+        blocks=QUICK_BLOCKS if quick else FULL_BLOCKS,
+        cache=Path(options.cache),
+        plugins=_names(options.plugin),
+        command=shlex.join(["bench", "shape", *argv]),
+    )
+    asked = Asked(
+        shape_asked(options.shape, options),
+        tokenizer=tokenizer_asked(options.tokenizer),
+        trim_tokens=options.trim_tokens,
+        peers=None if options.peers is None else _names(options.peers),
+        masked=options.always_mask,
+    )
+    screen = Screen(Console(stderr=True, highlight=False) if options.json else None)
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        outcome = shape(settings, asked, screen, out=out)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    screen.say()
+    for table in tables(outcome.report):
+        screen.table(fit(table, screen.console.width, EXPENDABLE))
+    screen.say(LEGEND)
+    screen.files(outcome.folder, [(n, what) for n, what in FILES if (outcome.folder / n.rstrip("/")).exists()])
+    if options.json:
+        json.dump({"folder": str(outcome.folder), "report": outcome.report}, sys.stdout, ensure_ascii=False)
+        sys.stdout.write("\n")
+    return 1 if any(one["status"] == "failed" for one in outcome.report["runs"]) else 0
+
+
+def tokenizer_asked(given: str | None) -> Path | None:
+    """The file of ``--tokenizer``. Raises `UserError` where there is none."""
+    if given is None:
+        return None
+    path = Path(given).expanduser()
+    if not path.is_file():
+        raise UserError(f"--tokenizer {given}: no such file; give a tokenizer.json, or a tokenizer.json.gz")
+    return path
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "bench shape",
+        "What a router of some shape costs on this machine, on all runtimes, with random weights: latency,\n"
+        "size and memory before anybody trains or downloads anything. The floor is predicted from the\n"
+        "measured memory bandwidth and arithmetic, and told before it measures. Decoding takes fixed calls,\n"
+        "whatever the weights say (docs/budget.md).\n\n"
+        + fill(f"shapes: {', '.join(PRESETS)}", 96, subsequent_indent="  ", break_on_hyphens=False),
+        [
+            "bench shape --shape functiongemma-270m --quick",
+            "bench shape --shape functiongemma-270m --tokenizer tokenizer.json.gz --trim-tokens 32768 --peers",
+            "bench shape --shape router-30m --layers 6 --vocab 16384 --variants gguf-q8_0,onnx-int8",
+        ],
+    )
+    add = parser.add_argument
+    add("--shape", required=True, metavar="NAME", help="one of the shapes above; the options below change its sizes")
+    add_shape_options(parser)
+    add(
+        "--tokenizer",
+        metavar="FILE",
+        help="tokenizer.json, or .json.gz, such as Gemma's (default: the seed's; further rows stay unused)",
+    )
+    add("--trim-tokens", type=int, metavar="N", help="measure it also with its vocabulary cut to N tokens")
+    add(
+        "--peers",
+        nargs="?",
+        const="",
+        metavar="A,B",
+        help="peers of `bench peers`, in the same blocks (without names: transformers, llama-cpp-python-naive, which "
+        "computes the prompt every time, and llama-cpp-python)",
+    )
+    add_forced_options(parser)
+    add("--toolset", default="kiwi", metavar="NAME|FILE", help="toolset by name, or a file (default: kiwi)")
+    add("--cases", metavar="FILE", help="cases whose calls are taken (default: twelve of kiwi's, of about 22 tokens)")
+    add("--runtimes", metavar="A,B", help="only these runtimes (default: all)")
+    add(
+        "--variants", metavar="A,B", help="only these artifacts (default: of every runtime one of 32 bits and one of 8)"
+    )
+    add("--device", default="cpu", metavar="DEVICE", help="cpu, cuda, metal, ... (default: cpu; MLX: where it runs)")
+    add("--threads", type=int, metavar="N", help="threads of every run (default: half the cores, at most 8)")
+    add("--requests", type=int, metavar="N", help="timed requests (default: 480; 96 with --quick)")
+    add("--budget-s", type=int, metavar="S", help="time for everything, seconds (default: 1500; 250 with --quick)")
+    add("--out", metavar="DIR", help="where the report goes (default: out/bench/<time>-<commit>); must be new or empty")
+    add(
+        "--cache",
+        default="out/artifacts",
+        metavar="DIR",
+        help="where weights and exports are kept, a gigabyte for 270M",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="of the order of blocks and cases (default: 0)")
+    add("--plugin", metavar="MODULE,...", help="modules imported first, to register runtimes or peers of your own")
+    add("--quick", action="store_true", help="fewer requests, less time")
+    add("--json", action="store_true", help="the report on stdout; everything else goes to stderr")
+    return parser
+
+
+def add_forced_options(parser: Parser) -> None:
+    """Options of whatever decodes along given calls."""
+    parser.add_argument(
+        "--always-mask",
+        action="store_true",
+        help="compute the grammar's mask at every decision (default: as decoding does, where the best is not allowed)",
+    )
