@@ -11,7 +11,7 @@ import numpy as np
 
 from runtimes.base import Logits, Rows, check_append, check_rewind, check_rows, row_offsets
 from runtimes.errors import SessionError
-from runtimes.llama_native import log, native
+from runtimes.llama_native import listen, log, native
 
 if TYPE_CHECKING:
     from runtimes.llama_cpp import LlamaModel
@@ -42,6 +42,7 @@ def context_parameters(model: LlamaModel) -> Any:
 
 
 def make_context(model: LlamaModel, params: Any) -> Any:
+    listen()
     log.clear()
     context = native().llama_init_from_model(model.handle, params)
     if not context:

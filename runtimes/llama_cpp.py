@@ -40,7 +40,7 @@ from runtimes.base import (
 )
 from runtimes.errors import ArtifactError, SessionError, UserError
 from runtimes.llama_context import CONTEXT_VARIABLE, LlamaBatch, context_parameters, make_context
-from runtimes.llama_native import Gpu, availability, choose, log, native
+from runtimes.llama_native import Gpu, availability, choose, listen, log, native
 
 FORMAT: Final = "gguf"
 DEFAULT_CONTEXT: Final = 8192
@@ -115,6 +115,7 @@ class LlamaModel:
         params.devices = ctypes.cast(devices, ctypes.c_void_p)
         params.n_gpu_layers = -1 if gpu else 0
         params.load_mode = lib.LLAMA_LOAD_MODE_MMAP
+        listen()
         log.clear()
         handle = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not handle:

@@ -134,9 +134,16 @@ def native() -> Any:
         raise UnavailableError(f"llama-cpp-python is not installed ({error}); {INSTALL}") from None
     except (OSError, RuntimeError) as error:  # its loader's own errors
         raise UnavailableError(f"llama-cpp-python cannot load its library ({error}); {INSTALL}") from None
-    module.llama_log_set(_callback(module), ctypes.c_void_p(0))
+    module.llama_log_set(_callback(module), ctypes.c_void_p(0))  # before it has anything to say
     module.llama_backend_init()
     return module
+
+
+def listen() -> None:
+    """Have llama.cpp's messages come here, also where something else took them over since, as the package does when it
+    is imported whole."""
+    module = native()
+    module.llama_log_set(_callback(module), ctypes.c_void_p(0))
 
 
 def _part(name: str) -> Any:

@@ -327,7 +327,7 @@ def test_closing_a_session_leaves_the_model(model: llama_cpp.LlamaModel) -> None
     assert other.append([5]).shape == (model.vocab_size,)
 
 
-def test_only_the_bindings_are_imported_and_the_package_stays_whole() -> None:
+def test_only_the_bindings_are_imported_and_the_package_stays_whole(artifact: Artifact) -> None:
     done = python(
         "import sys\n"
         "from runtimes import llama_native\n"
@@ -336,8 +336,16 @@ def test_only_the_bindings_are_imported_and_the_package_stays_whole() -> None:
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
         "import llama_cpp\n"
         "assert llama_cpp.llama_cpp is bindings and llama_cpp.Llama and llama_cpp.llama_decode\n"
+        "import pathlib\n"
+        "from runtimes.artifact import Artifact\n"
+        "from runtimes import llama_cpp as runtime\n"
+        "artifact = Artifact(pathlib.Path(sys.argv[1]),"
+        " {'format': 'gguf', 'weights': 'model.gguf', 'vocab_size': int(sys.argv[2])})\n"
+        "runtime.open_model(artifact, device='cpu', threads=1).session().append([5, 6])\n",
+        str(artifact.folder),
+        str(artifact.vocab_size),
     )
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_it_is_quiet_also_at_exit(artifact: Artifact) -> None:
