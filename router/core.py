@@ -53,8 +53,9 @@ class Router:
         own: bool = False,
         guess: bool = True,
         prefixes: PrefixFiles | None = None,
+        grammar: Grammar | None = None,
     ) -> None:
-        """Compile the grammar and put the prefix into the cache.
+        """Compile the grammar (unless it is given) and put the prefix into the cache.
 
         `own`: closing the router closes the model too. `guess`: let passes check guesses where that is faster
         (`router.guess`); the answers are the same. `prefixes`: where the prefix's cache is looked for and kept.
@@ -78,7 +79,7 @@ class Router:
                 f"toolset {toolset.name}: its declarations take {smallest} tokens and leave no room for a "
                 f"request in the context of {model.context_length}; use fewer tools or shorter descriptions"
             )
-        self.grammar = Grammar.compile(toolset, tokenizer)
+        self.grammar = grammar or Grammar.compile(toolset, tokenizer)
         self._guesser = Guesser(tokenizer) if guess else None
         self._tie = TIES.get(model.dtype, TIE)
         self._session: Session = model.session()
@@ -113,10 +114,12 @@ class Router:
         artifact = open_artifact(folder, check=check)
         tokenizer = RouterTokenizer.load(artifact.tokenizer, wire_format(artifact.wire))
         toolset = toolset or load_json(artifact.toolset)
+        # Before the model, so that what reading a large vocabulary takes for a moment does not come on top of it.
+        compiled = Grammar.compile(toolset, tokenizer)
         model = open_model(artifact, runtime_name=runtime, device=device, threads=threads)
         try:
             files = PrefixFiles(artifact, model, runtime or FORMATS[artifact.format]) if save_prefix else None
-            router = cls(model, tokenizer, toolset, own=True, guess=guess, prefixes=files)
+            router = cls(model, tokenizer, toolset, own=True, guess=guess, prefixes=files, grammar=compiled)
         except BaseException:
             model.close()
             raise
