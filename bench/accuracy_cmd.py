@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.cli import _names, _positive, _terminate
+from bench.command import ended_by_sigterm, names, positive, screen_for
 from bench.plugins import load_plugins
 from bench.records import MODES, Settings
 from export.trim_options import add_trim_options, trim_asked
@@ -29,45 +28,39 @@ FILES = (
 def main(argv: Sequence[str]) -> int:
     """``bench accuracy``: parse, export if need be, ask, write, show. 1 where a toolset's worker failed."""
     options = _parser().parse_args(list(argv))
-    from rich.console import Console
-
     from bench.accuracy_page import tables
     from bench.accuracy_run import accuracy
     from bench.folder import check_out
-    from bench.screen import Screen
     from bench.suites import suite_names
 
     if options.suite not in suite_names():
         raise UserError(f"--suite: unknown suite {options.suite!r}; there are {', '.join(suite_names())}")
     out = Path(options.out)
     check_out(out)
-    load_plugins(_names(options.plugin))
-    limit = _positive(options.limit, "--limit")
+    load_plugins(names(options.plugin))
+    limit = positive(options.limit, "--limit")
     settings = Settings(
         model=options.model,
         device=options.device,
-        threads=_positive(options.threads, "--threads") or default_threads(),
+        threads=positive(options.threads, "--threads") or default_threads(),
         suite=options.suite,
         cache=Path(options.cache),
         trim=trim_asked(options),
         modes=("grammar",) if options.no_free else MODES,
-        plugins=_names(options.plugin),
+        plugins=names(options.plugin),
         command=shlex.join(["bench", "accuracy", *argv]),
     )
-    screen = Screen(Console(stderr=True, highlight=False) if options.json else None)
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
+    screen = screen_for(options.json)
+    with ended_by_sigterm():
         report = accuracy(
             settings,
-            _names(options.adapters),
+            names(options.adapters),
             screen,
             out,
             variant=options.variant,
             data=Path(options.data) if options.data else None,
             limit=limit,
         )
-    finally:
-        signal.signal(signal.SIGTERM, before)
     screen.say()
     for table in tables(report):
         screen.table(table)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Final
 
 from bench.accuracy_cases import ALL, CORPORA, CORPUS, HARD, TEMPLATES
+from bench.plot import save
 
 _COLOURS: Final = {
     TEMPLATES: "#1f6fb4", HARD: "#7d4ea8", "handwritten_dev": "#8fc7a5", "handwritten_test": "#2e8b57",
@@ -63,10 +63,7 @@ def draw(report: dict[str, Any], path: Path) -> bool:
         fontsize=9.5, loc="left",
     )  # fmt: skip
     figure.tight_layout()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    figure.savefig(temporary, format="png", bbox_inches="tight")
-    plt.close(figure)
-    temporary.replace(path)
+    save(figure, path)
     return True
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import json
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.command import ended_by_sigterm, names, positive, screen_for, tell_files
 from export.trim_options import add_trim_options, trim_asked
 from runtimes.console import Parser, run
 from runtimes.errors import UserError
@@ -68,8 +67,6 @@ def _main(argv: list[str]) -> int:
 def all_runtimes(argv: list[str]) -> int:
     """``bench all-runtimes``: parse, run, show."""
     options = _parser().parse_args(argv)
-    from rich.console import Console
-
     from bench.folder import check_out
     from bench.records import Settings
     from bench.run import (
@@ -81,7 +78,6 @@ def all_runtimes(argv: list[str]) -> int:
         QUICK_REQUESTS,
         all_runtimes,
     )
-    from bench.screen import Screen
 
     out = Path(options.out) if options.out else None
     if out is not None:
@@ -90,34 +86,28 @@ def all_runtimes(argv: list[str]) -> int:
     settings = Settings(
         model=options.model,
         toolset=options.toolset,
-        runtimes=_names(options.runtimes),
-        variants=_names(options.variants),
+        runtimes=names(options.runtimes),
+        variants=names(options.variants),
         device=options.device,
-        threads=_positive(options.threads, "--threads"),
+        threads=positive(options.threads, "--threads"),
         suite=options.suite,
         cases=Path(options.cases) if options.cases else None,
-        requests=_positive(options.requests, "--requests") or (QUICK_REQUESTS if quick else FULL_REQUESTS),
-        budget_s=float(_positive(options.budget, "--budget") or (QUICK_BUDGET_S if quick else FULL_BUDGET_S)),
+        requests=positive(options.requests, "--requests") or (QUICK_REQUESTS if quick else FULL_REQUESTS),
+        budget_s=float(positive(options.budget, "--budget") or (QUICK_BUDGET_S if quick else FULL_BUDGET_S)),
         quick=quick,
         seed=options.seed,
         blocks=QUICK_BLOCKS if quick else FULL_BLOCKS,
         cache=Path(options.cache),
         trim=trim_asked(options),
-        plugins=_names(options.plugin),
+        plugins=names(options.plugin),
         command=shlex.join(["bench", "all-runtimes", *argv]),
     )
-    screen = Screen(Console(stderr=True, highlight=False) if options.json else None)
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
+    screen = screen_for(options.json)
+    with ended_by_sigterm():
         outcome = all_runtimes(settings, screen, out=out)
-    finally:
-        signal.signal(signal.SIGTERM, before)
     screen.say()
     screen.tables(outcome.report)
-    screen.files(outcome.folder, [(n, what) for n, what in FILES if (outcome.folder / n.rstrip("/")).exists()])
-    if options.json:
-        json.dump({"folder": str(outcome.folder), "report": outcome.report}, sys.stdout, ensure_ascii=False)
-        sys.stdout.write("\n")
+    tell_files(screen, outcome.folder, FILES, outcome.report, as_json=options.json)
     return 1 if any(run["status"] == "failed" for run in outcome.report["runs"]) else 0
 
 
@@ -153,21 +143,6 @@ def _parser() -> Parser:
     add("--quick", action="store_true", help="a fixed part of the cases, one 32-bit and one 8-bit variant of each")
     add("--json", action="store_true", help="the report on stdout; everything else goes to stderr")
     return parser
-
-
-def _terminate(number: int, frame: object) -> None:
-    """Leave as after Ctrl-C, so that workers and half a report go too."""
-    raise SystemExit(128 + number)
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
-
-
-def _positive(value: int | None, option: str) -> int | None:
-    if value is not None and value < 1:
-        raise UserError(f"{option}: {value} is not positive; give 1 or more")
-    return value
 
 
 if __name__ == "__main__":

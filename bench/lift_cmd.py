@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.cli import _names, _positive, _terminate
+from bench.command import ended_by_sigterm, names, positive, screen_for
 from bench.lift_sides import ANSWERS
 from bench.plugins import load_plugins
 from bench.records import Mode, Settings
@@ -29,16 +28,13 @@ FILES = (
 def main(argv: Sequence[str]) -> int:
     """``bench lift``: parse, answer, compare, write, show."""
     options = _parser().parse_args(list(argv))
-    from rich.console import Console
-
     from bench.folder import check_out
     from bench.lift_page import tables, verdict
     from bench.lift_run import ask, lift, toolset_of
-    from bench.screen import Screen
 
     out = Path(options.out)
     check_out(out)
-    load_plugins(_names(options.plugin))
+    load_plugins(names(options.plugin))
     asked = (
         ask("base", options.base, options.base_adapter),
         ask("tuned", options.tuned, options.tuned_adapter),
@@ -46,21 +42,18 @@ def main(argv: Sequence[str]) -> int:
     settings = Settings(
         toolset=options.toolset or toolset_of(asked),
         device=options.device,
-        threads=_positive(options.threads, "--threads") or default_threads(),
+        threads=positive(options.threads, "--threads") or default_threads(),
         suite=options.suite or "",
         cases=Path(options.cases) if options.cases else None,
-        budget_s=float(_positive(options.budget, "--budget") or BUDGET_S),
+        budget_s=float(positive(options.budget, "--budget") or BUDGET_S),
         cache=Path(options.cache),
-        plugins=_names(options.plugin),
+        plugins=names(options.plugin),
         command=shlex.join(["bench", "lift", *argv]),
     )
-    screen = Screen(Console(stderr=True, highlight=False) if options.json else None)
+    screen = screen_for(options.json)
     mode: Mode = "unconstrained" if options.no_grammar else "grammar"
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
+    with ended_by_sigterm():
         report = lift(asked, settings, screen, out, variant=options.variant, runtime=options.runtime, mode=mode)
-    finally:
-        signal.signal(signal.SIGTERM, before)
     screen.say()
     for table in tables(report, mode):
         screen.table(table)

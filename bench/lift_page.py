@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from bench.lift import METRICS
 from bench.markdown import _calls, _table
+from bench.plot import save
 from bench.records import MODES
 from bench.tables import Table, percent, with_interval
 
@@ -133,10 +133,7 @@ def draw(report: dict[str, Any], path: Path) -> bool:
     figure.tight_layout()
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower left", bbox_to_anchor=(0.0, -0.07), ncol=2, frameon=False, fontsize=9)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    figure.savefig(temporary, format="png", bbox_inches="tight")
-    plt.close(figure)
-    temporary.replace(path)
+    save(figure, path)
     return True
 
 

@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -194,13 +194,20 @@ def _prepare(bench: Bench, run: PeerRun, source: Artifact) -> None:
 
 
 def _measure(bench: Bench, fleet: Fleet) -> None:
-    members = _stage(bench, 2, "Open", "one process for each; load, then a first request", lambda: _open(bench, fleet))
+    members = bench.stage(
+        2, STAGES, "Open", "one process for each; load, then a first request", lambda: _open(bench, fleet)
+    )
     detail = f"{len(bench.suite.cases)} cases, each contender as it decodes"
     deadline = time.monotonic() + bench.left * JUDGING
-    _stage(bench, 3, "Accuracy", detail, lambda: answers(bench, members, None, deadline))
+    bench.stage(3, STAGES, "Accuracy", detail, lambda: answers(bench, members, None, deadline))
     alive = [member for member in members if member.alive]
-    _stage(bench, 4, "Latency", "turns in shuffled blocks; this machine should be left alone now",
-           lambda: timing(bench, alive))  # fmt: skip
+    bench.stage(
+        4,
+        STAGES,
+        "Latency",
+        "turns in shuffled blocks; this machine should be left alone now",
+        lambda: timing(bench, alive),
+    )
     for run in bench.runs:
         if isinstance(run, PeerRun):
             _judge_timed(bench, run)
@@ -232,14 +239,6 @@ def _judge_timed(bench: Bench, run: Run) -> None:
         if timed.case not in known:
             known[timed.case] = Answer(timed.case, timed.calls, [], "", None, {}, False)
             run.verdicts["grammar"][timed.case] = judge(cases[timed.case], timed.calls, bench.toolset)
-
-
-def _stage(bench: Bench, number: int, title: str, detail: str, work: Callable[[], Any]) -> Any:
-    bench.screen.stage(number, STAGES, title, detail)
-    begun = time.monotonic()
-    result = work()
-    bench.stages_s[title.lower()] = time.monotonic() - begun
-    return result
 
 
 def _write(folder: Path, report: dict[str, Any], bench: Bench) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
 
-from bench.cli import _names, _positive, _terminate
+from bench.command import ended_by_sigterm, names, positive, screen_for, tell_files
 from bench.peer import PEERS
 from runtimes.console import Parser
 
@@ -32,14 +29,11 @@ _VARIANTS = (
 def main(argv: Sequence[str]) -> int:
     """``bench peers``: parse, run, show."""
     options = _parser().parse_args(list(argv))
-    from rich.console import Console
-
     from bench.folder import check_out
     from bench.peers import Wanted, peers
     from bench.peers_page import EXPENDABLE, LEGEND, tables
     from bench.records import Settings
     from bench.run import FULL_BLOCKS, FULL_BUDGET_S, FULL_REQUESTS, QUICK_BLOCKS, QUICK_BUDGET_S, QUICK_REQUESTS
-    from bench.screen import Screen
     from bench.tables import fit
 
     out = Path(options.out) if options.out else None
@@ -49,34 +43,28 @@ def main(argv: Sequence[str]) -> int:
     settings = Settings(
         model=options.model,
         toolset=options.toolset,
-        variants=_names(options.variants),
-        threads=_positive(options.threads, "--threads"),
+        variants=names(options.variants),
+        threads=positive(options.threads, "--threads"),
         suite=options.suite,
         cases=Path(options.cases) if options.cases else None,
-        requests=_positive(options.requests, "--requests") or (QUICK_REQUESTS if quick else FULL_REQUESTS),
-        budget_s=float(_positive(options.budget_s, "--budget-s") or (QUICK_BUDGET_S if quick else FULL_BUDGET_S)),
+        requests=positive(options.requests, "--requests") or (QUICK_REQUESTS if quick else FULL_REQUESTS),
+        budget_s=float(positive(options.budget_s, "--budget-s") or (QUICK_BUDGET_S if quick else FULL_BUDGET_S)),
         quick=quick,
         seed=options.seed,
         blocks=QUICK_BLOCKS if quick else FULL_BLOCKS,
         cache=Path(options.cache),
-        plugins=_names(options.plugin),
+        plugins=names(options.plugin),
         command=shlex.join(["bench", "peers", *argv]),
     )
-    wanted = Wanted(_names(options.peers), options.llama_server, options.baseline)
-    screen = Screen(Console(stderr=True, highlight=False) if options.json else None)
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
+    wanted = Wanted(names(options.peers), options.llama_server, options.baseline)
+    screen = screen_for(options.json)
+    with ended_by_sigterm():
         outcome = peers(settings, wanted, screen, out=out)
-    finally:
-        signal.signal(signal.SIGTERM, before)
     screen.say()
     for table in tables(outcome.report):
         screen.table(fit(table, screen.console.width, EXPENDABLE))
     screen.say(LEGEND)
-    screen.files(outcome.folder, [(n, what) for n, what in FILES if (outcome.folder / n.rstrip("/")).exists()])
-    if options.json:
-        json.dump({"folder": str(outcome.folder), "report": outcome.report}, sys.stdout, ensure_ascii=False)
-        sys.stdout.write("\n")
+    tell_files(screen, outcome.folder, FILES, outcome.report, as_json=options.json)
     return 1 if any(one["status"] == "failed" for one in outcome.report["contenders"]) else 0
 
 

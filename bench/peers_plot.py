@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Final
 
+from bench.plot import save
 from bench.tables import ms, percent
 
 OURS: Final = "#1f6fb4"
@@ -54,10 +54,7 @@ def draw(report: dict[str, Any], path: Path) -> bool:
         fontsize=10.5, loc="left",
     )  # fmt: skip
     figure.tight_layout()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    figure.savefig(temporary, format="png", bbox_inches="tight")
-    plt.close(figure)
-    temporary.replace(path)
+    save(figure, path)
     return True
 
 

@@ -63,11 +63,18 @@ def draw(report: dict[str, Any], path: Path) -> bool:
     ]  # fmt: skip
     axes.legend(handles=runtimes + precisions, loc="lower center", bbox_to_anchor=(0.5, -0.235),
                 ncol=len(runtimes) + len(precisions), frameon=False, fontsize=9)  # fmt: skip
+    save(figure, path)
+    return True
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a matplotlib figure as PNG and let it go."""
+    from matplotlib import pyplot
+
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     figure.savefig(temporary, format="png", bbox_inches="tight")
-    plt.close(figure)
+    pyplot.close(figure)
     temporary.replace(path)
-    return True
 
 
 def _point(axes: Any, run: dict[str, Any], colour: str) -> None:

@@ -64,6 +64,14 @@ class Bench:
     stages_s: dict[str, float] = field(default_factory=dict)
     blocks: list[dict[str, Any]] = field(default_factory=list)
 
+    def stage(self, number: int, stages: int, title: str, detail: str, work: Callable[[], Any]) -> Any:
+        """Announce a stage, do its work and note how long it took."""
+        self.screen.stage(number, stages, title, detail)
+        begun = time.monotonic()
+        result = work()
+        self.stages_s[title.lower()] = time.monotonic() - begun
+        return result
+
     @property
     def left(self) -> float:
         """Seconds until the budget is used up; never less than one."""
@@ -205,16 +213,26 @@ def _equip(bench: Bench, run: Run, made: Artifact | Missing) -> None:
 
 
 def _measure(bench: Bench, fleet: Fleet) -> None:
-    members = _stage(
-        bench, 2, "Open", "one process per variant; load, then a first request", lambda: _open(bench, fleet)
+    members = bench.stage(
+        2, STAGES, "Open", "one process per variant; load, then a first request", lambda: _open(bench, fleet)
     )
     reference = next((m for m in members if m.run is bench.reference), None)
-    _stage(bench, 3, "Accuracy", f"{len(bench.suite.cases)} cases with the grammar and without; logits against torch's",
-           lambda: _judge(bench, members, reference))  # fmt: skip
+    bench.stage(
+        3,
+        STAGES,
+        "Accuracy",
+        f"{len(bench.suite.cases)} cases with the grammar and without; logits against torch's",
+        lambda: _judge(bench, members, reference),
+    )
     timed = [member for member in members if member.run in bench.runs and member.alive]
-    _stage(bench, 4, "Latency", "turns in shuffled blocks; this machine should be left alone now",
-           lambda: timing(bench, timed))  # fmt: skip
-    _stage(bench, 5, "Speeds", "prefill and decode", lambda: speeds(bench, timed))
+    bench.stage(
+        4,
+        STAGES,
+        "Latency",
+        "turns in shuffled blocks; this machine should be left alone now",
+        lambda: timing(bench, timed),
+    )
+    bench.stage(5, STAGES, "Speeds", "prefill and decode", lambda: speeds(bench, timed))
 
 
 def _judge(bench: Bench, members: list[Member], reference: Member | None) -> None:
@@ -268,14 +286,6 @@ def _try_open(bench: Bench, fleet: Fleet, run: Run, device: str, cases: Path) ->
         f"first answer {opened['cold_start_ms']:,.0f} ms after the start of its process",
     )
     return [member]
-
-
-def _stage(bench: Bench, number: int, title: str, detail: str, work: Callable[[], Any]) -> Any:
-    bench.screen.stage(number, STAGES, title, detail)
-    begun = time.monotonic()
-    result = work()
-    bench.stages_s[title.lower()] = time.monotonic() - begun
-    return result
 
 
 def _write(folder: Path, report: dict[str, Any], bench: Bench) -> None:

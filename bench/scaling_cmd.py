@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.cli import _names, _positive, _terminate
+from bench.command import ended_by_sigterm, names, positive, screen_for, tell_files
 from bench.scaling_points import QUICK_SIZES, SIZES, SWEEPS, Sweep
 from bench.shape_cmd import add_forced_options, tokenizer_asked
 from bench.shapes import Shape, add_shape_options, any_size_asked, shape_asked
@@ -30,35 +27,32 @@ FULL_REQUESTS, FULL_BUDGET_S = 200, 2400.0
 def main(argv: Sequence[str]) -> int:
     """``bench scaling``: parse, make, sweep, show. 1 where a run failed."""
     options = _parser().parse_args(list(argv))
-    from rich.console import Console
-
     from bench.folder import check_out
     from bench.plugins import load_plugins
     from bench.records import Settings
     from bench.run import FULL_BLOCKS, QUICK_BLOCKS
     from bench.scaling import Asked, scaling
     from bench.scaling_page import EXPENDABLE, LEGEND, law, tables
-    from bench.screen import Screen
     from bench.tables import fit
 
     out = Path(options.out) if options.out else None
     if out is not None:
         check_out(out)
-    load_plugins(_names(options.plugin))
+    load_plugins(names(options.plugin))
     quick = bool(options.quick)
     shape = _shape(options)
     settings = Settings(
         model=options.model or "seed",
-        variants=_names(options.variants),
+        variants=names(options.variants),
         device=options.device,
-        threads=_positive(options.threads, "--threads"),
-        requests=_positive(options.requests, "--requests") or (QUICK_REQUESTS if quick else FULL_REQUESTS),
-        budget_s=float(_positive(options.budget_s, "--budget-s") or (QUICK_BUDGET_S if quick else FULL_BUDGET_S)),
+        threads=positive(options.threads, "--threads"),
+        requests=positive(options.requests, "--requests") or (QUICK_REQUESTS if quick else FULL_REQUESTS),
+        budget_s=float(positive(options.budget_s, "--budget-s") or (QUICK_BUDGET_S if quick else FULL_BUDGET_S)),
         quick=quick,
         seed=options.seed,
         blocks=QUICK_BLOCKS if quick else FULL_BLOCKS,
         cache=Path(options.cache),
-        plugins=_names(options.plugin),
+        plugins=names(options.plugin),
         command=shlex.join(["bench", "scaling", *argv]),
     )
     sizes = QUICK_SIZES if quick else SIZES
@@ -66,12 +60,9 @@ def main(argv: Sequence[str]) -> int:
         {sweep: sizes[sweep] for sweep in _sweeps(options.sweeps)}, shape, tokenizer_asked(options.tokenizer),
         options.always_mask,
     )  # fmt: skip
-    screen = Screen(Console(stderr=True, highlight=False) if options.json else None)
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
+    screen = screen_for(options.json)
+    with ended_by_sigterm():
         outcome = scaling(settings, asked, screen, out=out)
-    finally:
-        signal.signal(signal.SIGTERM, before)
     screen.say()
     for table in tables(outcome.report):
         screen.table(fit(table, screen.console.width, EXPENDABLE))
@@ -79,10 +70,7 @@ def main(argv: Sequence[str]) -> int:
         for one in sweep["variants"]:
             screen.say(f"{sweep['sweep']}: {law(sweep, one)}")
     screen.say(LEGEND)
-    screen.files(outcome.folder, [(n, what) for n, what in FILES if (outcome.folder / n.rstrip("/")).exists()])
-    if options.json:
-        json.dump({"folder": str(outcome.folder), "report": outcome.report}, sys.stdout, ensure_ascii=False)
-        sys.stdout.write("\n")
+    tell_files(screen, outcome.folder, FILES, outcome.report, as_json=options.json)
     return 1 if any(one["status"] == "failed" for s in outcome.report["sweeps"] for one in s["variants"]) else 0
 
 
@@ -101,11 +89,11 @@ def _shape(options: object) -> Shape | None:
 
 def _sweeps(text: str | None) -> tuple[Sweep, ...]:
     """The sweeps named, or all. Raises `UserError` for an unknown one."""
-    names = _names(text)
-    for name in names:
+    asked = names(text)
+    for name in asked:
         if name not in SWEEPS:
             raise UserError(f"--sweeps: unknown sweep {name!r}; there are {', '.join(SWEEPS)}")
-    return tuple(sweep for sweep in SWEEPS if sweep in names) if names else SWEEPS
+    return tuple(sweep for sweep in SWEEPS if sweep in asked) if asked else SWEEPS
 
 
 def _parser() -> Parser:

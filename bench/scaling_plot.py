@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from bench.laws import Line
-from bench.plot import _colours
+from bench.plot import _colours, save
 from bench.scaling_page import TITLES, UNITS, picture
 
 _X: Final = {
@@ -62,10 +61,7 @@ def _draw(report: dict[str, Any], sweep: dict[str, Any], folder: Path) -> bool:
     )  # fmt: skip
     figure.tight_layout()
     path = folder / picture(sweep["sweep"])
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    figure.savefig(temporary, format="png", bbox_inches="tight")
-    plt.close(figure)
-    temporary.replace(path)
+    save(figure, path)
     return True
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -97,10 +96,20 @@ def shape(
             f"{asked.shape.name}, {asked.shape.parameters / 1e6:,.1f}M random weights, on toolset {toolset.name}: "
             f"{len(runs)} runs, {len(suite.cases)} fixed calls, about {settings.budget_s / 60:.0f} minutes at most"
         )
-        model = _stage(bench, 1, "Make", "weights and artifacts; what is there is taken from the cache",
-                       lambda: _provide(bench, asked, artifacts))  # fmt: skip
-        told = _stage(bench, 2, "Predict", "from the memory's bandwidth and the cores' arithmetic, measured now",
-                      lambda: _predict(bench, asked, machine))  # fmt: skip
+        model = bench.stage(
+            1,
+            STAGES,
+            "Make",
+            "weights and artifacts; what is there is taken from the cache",
+            lambda: _provide(bench, asked, artifacts),
+        )
+        told = bench.stage(
+            2,
+            STAGES,
+            "Predict",
+            "from the memory's bandwidth and the cores' arithmetic, measured now",
+            lambda: _predict(bench, asked, machine),
+        )
         bench.deadline = max(bench.deadline, time.monotonic() + MEASURING * settings.budget_s)
         with Fleet(logs, settings) as fleet:
             _measure(bench, fleet)
@@ -203,14 +212,26 @@ def _predict(bench: Bench, asked: Asked, machine: Machine | None) -> shape_repor
 
 
 def _measure(bench: Bench, fleet: Fleet) -> None:
-    members = _stage(bench, 3, "Open", "one process for each; load, then a first request", lambda: _open(bench, fleet))
+    members = bench.stage(
+        3, STAGES, "Open", "one process for each; load, then a first request", lambda: _open(bench, fleet)
+    )
     deadline = time.monotonic() + bench.left * JUDGING
-    _stage(bench, 4, "Take", "every fixed call once: passes, memory, and that the tokens taken are the gold ones",
-           lambda: answers(bench, members, None, deadline))  # fmt: skip
+    bench.stage(
+        4,
+        STAGES,
+        "Take",
+        "every fixed call once: passes, memory, and that the tokens taken are the gold ones",
+        lambda: answers(bench, members, None, deadline),
+    )
     _check(bench, members)
     alive = [member for member in members if member.alive]
-    _stage(bench, 5, "Latency", "turns in shuffled blocks; this machine should be left alone now",
-           lambda: timing(bench, alive))  # fmt: skip
+    bench.stage(
+        5,
+        STAGES,
+        "Latency",
+        "turns in shuffled blocks; this machine should be left alone now",
+        lambda: timing(bench, alive),
+    )
     for member in alive:
         _judge_timed(bench, member.run)
     _check(bench, alive)
@@ -229,14 +250,6 @@ def _check(bench: Bench, members: list[Member]) -> None:
 
 def _ours(run: Run) -> bool:
     return not isinstance(run, PeerRun)
-
-
-def _stage(bench: Bench, number: int, title: str, detail: str, work: Callable[[], Any]) -> Any:
-    bench.screen.stage(number, STAGES, title, detail)
-    begun = time.monotonic()
-    result = work()
-    bench.stages_s[title.lower()] = time.monotonic() - begun
-    return result
 
 
 def _write(folder: Path, report: dict[str, Any], bench: Bench) -> None:

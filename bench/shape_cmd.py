@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
 
-from bench.cli import _names, _positive, _terminate
+from bench.command import ended_by_sigterm, names, positive, screen_for, tell_files
 from bench.shapes import PRESETS, add_shape_options, shape_asked
 from runtimes.console import Parser
 from runtimes.errors import UserError
@@ -28,13 +25,10 @@ FULL_REQUESTS, FULL_BUDGET_S = 480, 1500.0
 def main(argv: Sequence[str]) -> int:
     """``bench shape``: parse, make, predict, measure, show. 1 where a run failed."""
     options = _parser().parse_args(list(argv))
-    from rich.console import Console
-
     from bench.folder import check_out
     from bench.plugins import load_plugins
     from bench.records import Settings
     from bench.run import FULL_BLOCKS, QUICK_BLOCKS
-    from bench.screen import Screen
     from bench.shape import Asked, shape
     from bench.shape_page import EXPENDABLE, LEGEND, tables
     from bench.tables import fit
@@ -42,46 +36,40 @@ def main(argv: Sequence[str]) -> int:
     out = Path(options.out) if options.out else None
     if out is not None:
         check_out(out)
-    load_plugins(_names(options.plugin))
+    load_plugins(names(options.plugin))
     quick = bool(options.quick)
     settings = Settings(
         model=options.shape,
         toolset=options.toolset,
-        runtimes=_names(options.runtimes),
-        variants=_names(options.variants),
+        runtimes=names(options.runtimes),
+        variants=names(options.variants),
         device=options.device,
-        threads=_positive(options.threads, "--threads"),
+        threads=positive(options.threads, "--threads"),
         cases=Path(options.cases) if options.cases else None,
-        requests=_positive(options.requests, "--requests") or (QUICK_REQUESTS if quick else FULL_REQUESTS),
-        budget_s=float(_positive(options.budget_s, "--budget-s") or (QUICK_BUDGET_S if quick else FULL_BUDGET_S)),
+        requests=positive(options.requests, "--requests") or (QUICK_REQUESTS if quick else FULL_REQUESTS),
+        budget_s=float(positive(options.budget_s, "--budget-s") or (QUICK_BUDGET_S if quick else FULL_BUDGET_S)),
         quick=quick,
         seed=options.seed,
         blocks=QUICK_BLOCKS if quick else FULL_BLOCKS,
         cache=Path(options.cache),
-        plugins=_names(options.plugin),
+        plugins=names(options.plugin),
         command=shlex.join(["bench", "shape", *argv]),
     )
     asked = Asked(
         shape_asked(options.shape, options),
         tokenizer=tokenizer_asked(options.tokenizer),
         trim_tokens=options.trim_tokens,
-        peers=None if options.peers is None else _names(options.peers),
+        peers=None if options.peers is None else names(options.peers),
         masked=options.always_mask,
     )
-    screen = Screen(Console(stderr=True, highlight=False) if options.json else None)
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
+    screen = screen_for(options.json)
+    with ended_by_sigterm():
         outcome = shape(settings, asked, screen, out=out)
-    finally:
-        signal.signal(signal.SIGTERM, before)
     screen.say()
     for table in tables(outcome.report):
         screen.table(fit(table, screen.console.width, EXPENDABLE))
     screen.say(LEGEND)
-    screen.files(outcome.folder, [(n, what) for n, what in FILES if (outcome.folder / n.rstrip("/")).exists()])
-    if options.json:
-        json.dump({"folder": str(outcome.folder), "report": outcome.report}, sys.stdout, ensure_ascii=False)
-        sys.stdout.write("\n")
+    tell_files(screen, outcome.folder, FILES, outcome.report, as_json=options.json)
     return 1 if any(one["status"] == "failed" for one in outcome.report["runs"]) else 0
 
 

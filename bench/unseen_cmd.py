@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from bench.cli import _positive
+from bench.command import positive, screen_for
 from runtimes.console import Parser
 
 if TYPE_CHECKING:
@@ -27,16 +27,13 @@ FILES = (
 def main(argv: Sequence[str]) -> int:
     """``bench unseen``: parse, export if need be, ask, write, show."""
     options = _parser().parse_args(list(argv))
-    from rich.console import Console
-
     from bench.folder import check_out
-    from bench.screen import Screen
     from bench.unseen import table, unseen
 
     out = Path(options.out)
     check_out(out)
-    threads = _positive(options.threads, "--threads")
-    screen = Screen(Console(stderr=True, highlight=False) if options.json else None)
+    threads = positive(options.threads, "--threads")
+    screen = screen_for(options.json)
     artifact = _artifact(options, screen, threads)
     with screen.progress() as bars:
         report = unseen(
@@ -45,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
             out,
             split=options.split,
             wordings=options.wordings,
-            limit=_positive(options.limit, "--limit"),
+            limit=positive(options.limit, "--limit"),
             runtime=options.runtime,
             threads=threads,
             command=shlex.join(["bench", "unseen", *argv]),
