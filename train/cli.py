@@ -114,10 +114,9 @@ def _lora(args: argparse.Namespace) -> int:
     from router.cases import load_cases
     from router.toolset_load import load_toolset
     from train.backends import availability
-    from train.data.recipe import beside, load_recipe
-    from train.data.summary import origins, tally
-    from train.data_cli import training_cases
+    from train.data.recipe import beside
     from train.lora import LOOP, LoraConfig, train_lora
+    from train.lora_rows import lora_rows
 
     data = read_config(args.config)
     if args.backend:
@@ -127,19 +126,10 @@ def _lora(args: argparse.Namespace) -> int:
     config = make(LoraConfig, args.config, {**data, "loop": loop})
     backend(config.backend)
     availability.check(config)  # before minutes are spent on the data
-    recipe = load_recipe(args.config.parent / config.recipe, args.data)
     tests = {path: load_cases(path) for path in args.against}
-    against = [case for cases in tests.values() for case in cases]
-    train, dev = (list(training_cases(recipe, split, against)) for split in ("train", "dev"))  # type: ignore[arg-type]
     toolset = load_toolset(beside(args.config, config.toolset))
+    train, dev, data_record = lora_rows(config, args.config, toolset, args.data, tests)
     result = train_lora(config, locate(args.base, adapter="none").base, toolset, train, dev, args.out, _reporter(args))
-    data_record = {
-        "toolset": toolset.name,
-        "seed": recipe.seed,
-        **origins(recipe.corpora, ((path.name, len(cases)) for path, cases in tests.items())),
-        "train": tally(train),
-        "dev": tally(dev),
-    }
     target = args.out / "adapter" / "data.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".tmp-{target.name}")

@@ -9,9 +9,10 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from runtimes.errors import UserError
 from train.packing import IGNORED, Batch, Row, collate, use_packed_attention
@@ -246,12 +247,47 @@ def load_state(model: Any, state: dict[str, torch.Tensor]) -> None:
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write through a temporary sibling, so that a kill leaves the old file or the new one."""
+    """Write through a temporary sibling, so that a kill leaves the old file or the new one.
+
+    Raises `OSError` naming `path` where it cannot be written (a full disk); then the old file is as it was.
+    """
     import torch
 
     temporary = path.with_name(f".tmp-{path.name}")
-    torch.save(state, temporary)
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            written = _Told(file)
+            try:
+                torch.save(state, written)
+            except RuntimeError:
+                if written.fault is not None:  # torch only says that its archive is not as long as expected
+                    raise written.fault from None
+                raise
+        temporary.replace(path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)
+        raise
+
+
+class _Told:
+    """A file for `torch.save` that remembers what went wrong."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.fault: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.fault = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def other_configuration(path: Path) -> UserError:

@@ -29,9 +29,13 @@ class LoraConfig:
     """``configs/train/lora-*.yaml``: the adapter's shape, the data, the loop (`loop.steps` follows from `epochs`)."""
 
     toolset: str
-    recipe: str
-    """The data recipe, relative to the configuration file."""
     loop: LoopConfig
+    recipe: str = ""
+    """The data recipe, relative to the configuration file; may be left out where there are `train_files`."""
+    train_files: Sequence[str] = ()
+    """JSON-lines files of cases to train on (beside the recipe's rows), relative to the configuration file."""
+    dev_files: Sequence[str] = ()
+    """The same to validate with; without them and a recipe, every twentieth row of `train_files`."""
     rank: int = 32
     alpha: int = 64
     targets: Sequence[str] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -53,6 +57,9 @@ class LoraConfig:
     """Train under the rounding of a GGUF export, q8_0 or q4_0 (packed; see `train.backends.quantized`)."""
 
     def __post_init__(self) -> None:
+        for name in ("train_files", "dev_files"):
+            if isinstance(getattr(self, name), str):
+                raise UserError(f"{name} is one name; a list of names is expected")
         if self.quantize not in QUANTIZE:
             raise UserError(f"quantize is {self.quantize!r}; there are {', '.join(QUANTIZE)}")
         if self.quantize != "none" and self.dropout:
@@ -76,8 +83,5 @@ def train_lora(
     """
     train_with = backend(config.backend)
     check(config)
-    for name, cases in (("train", train), ("dev", dev)):
-        if not cases:
-            raise UserError(f"{config.recipe}: no {name} cases for {toolset.name}; nothing to train with")
     claim(folder / "run", config, toolset, train)
     return train_with(config, base, toolset, train, dev, folder, report)

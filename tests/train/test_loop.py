@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from runtimes.errors import UserError  # noqa: E402
 from train.base import gemma3_config  # noqa: E402
 from train.init import init_for_copying  # noqa: E402
-from train.loop import LoopConfig, fit  # noqa: E402
+from train.loop import LoopConfig, fit, save_state  # noqa: E402
 from train.packing import Row, pack  # noqa: E402
 
 
@@ -134,3 +134,19 @@ def test_a_new_model_copies_a_repeated_sequence() -> None:
         return float(chance.mean())
 
     assert surprise(copying=True) > 5 * surprise(copying=False)
+
+
+def test_a_full_disk_is_told_and_the_old_state_stays(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="no limits of file sizes here")
+    path = tmp_path / "last.pt"
+    save_state(path, {"weights": torch.zeros(10)})
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"last\.pt") as raised:
+            save_state(path, {"weights": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert raised.value.errno
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

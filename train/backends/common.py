@@ -67,13 +67,20 @@ def count_trainable(model: Any) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
+_LATER = {"quantize": "none", "train_files": (), "dev_files": ()}
+"""Settings that there have not always been, and what runs from before had."""
+
+
+def settings_of(config: LoraConfig) -> dict[str, Any]:
+    """All settings, less those at their usual value that earlier runs could not say: so that such a run goes on."""
+    return {k: v for k, v in asdict(config).items() if k not in _LATER or v != _LATER[k]}
+
+
 def claim(run: Path, config: LoraConfig, toolset: Toolset, train: Sequence[Case]) -> None:
     """Make `run` the folder of this run. Raises `UserError` where one with another recipe or other data has begun."""
-    settings = asdict(config)
+    settings = settings_of(config)
     for name in ("device", "threads", "log_every", "steps"):
         del settings["loop"][name]
-    if config.quantize == "none":  # unsaid, so that a run from before it was a setting goes on
-        del settings["quantize"]
     recipe = {"config": settings, "toolset": toolset.sha256, "data": digest(train)}
     text = json.dumps(recipe, indent=1) + "\n"
     path = run / RECIPE

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,8 +192,9 @@ def validate(net: Any, batches: Sequence[Batch]) -> float:
 
 def _identity(config: LoraConfig, data: str) -> dict[str, Any]:
     """All that determines a run but where it runs, in the form that it has when read back from JSON."""
-    settings = asdict(config)
-    del settings["quantize"]  # always none here, and unsaid in runs from before it was a setting
+    from train.backends.common import settings_of
+
+    settings = settings_of(config)
     settings["loop"] = {k: v for k, v in settings["loop"].items() if k not in ("device", "threads")}
     plain: dict[str, Any] = json.loads(json.dumps({**settings, "data": data}))
     return plain

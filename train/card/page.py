@@ -105,6 +105,12 @@ def _vectors(vectors: dict[str, Any] | None) -> str:
     )
 
 
+def _sources(adapter: Adapter) -> list[str]:
+    if adapter.data["corpora"]:
+        return ["Sources of the rows, beside what the recipe makes:", tables.sources(adapter.data["corpora"], {})]
+    return [] if adapter.data.get("files") else ["All rows are made by the recipe."]
+
+
 def _adapter(adapter: Adapter, place: Path, *, alone: bool) -> list[str]:
     name = "" if alone else f" of {adapter.name}"
     parts = [f"## {adapter.name}", adapter.prose.about] if not alone else []
@@ -112,8 +118,7 @@ def _adapter(adapter: Adapter, place: Path, *, alone: bool) -> list[str]:
         f"### Training{name}",
         tables.settings(adapter),
         tables.rows_by_tool(adapter),
-        "Sources of the rows, beside what the recipe makes:" if adapter.data["corpora"] else "",
-        tables.sources(adapter.data["corpora"], {}) if adapter.data["corpora"] else "All rows are made by the recipe.",
+        *_sources(adapter),
         tables.losses(adapter),
         _pictures((adapter.folder / "loss.png",), f"Loss of {adapter.name}", place),
     ]

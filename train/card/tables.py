@@ -77,6 +77,15 @@ def sources(names: Sequence[str], requests: dict[str, int | None], kinds: Sequen
     return table(("source", "training requests", "licence", "from", "never trained on"), rows)
 
 
+def _origin(adapter: Adapter) -> list[tuple[str, str]]:
+    recipe, files = adapter.training["config"]["recipe"], adapter.data.get("files", [])
+    named = ", ".join(f"`{f['file']}` ({f['rows']:,} rows)" for f in files)
+    return [
+        *([("data recipe", f"`{recipe.rpartition('/')[2]}`, seed {adapter.data.get('seed', '-')}")] if recipe else []),
+        *([("files of cases", named)] if files else []),
+    ]
+
+
 def settings(adapter: Adapter) -> str:
     """How an adapter was trained."""
     training, peft = adapter.training, adapter.peft
@@ -84,7 +93,7 @@ def settings(adapter: Adapter) -> str:
     loop = config["loop"]
     rows = [
         ("toolset", f"`{training['toolset']['name']}`, sha256 `{training['toolset']['sha256'][:12]}`"),
-        ("data recipe", f"`{config['recipe'].rpartition('/')[2]}`, seed {adapter.data.get('seed', '-')}"),
+        *_origin(adapter),
         ("rows", f"{training['data']['train']:,} to train on, {training['data']['dev']:,} to validate"),
         ("LoRA", f"rank {config['rank']}, alpha {config['alpha']}, dropout {config['dropout']:g}"),
         ("adapted", f"{', '.join(config['targets'])}: {adapter.weights:,} weights"),

@@ -82,7 +82,7 @@ def export(
     with replacing(out) as file:
         for place, case in cases:
             toolset = toolset_of(case.id)
-            _check(place, case, toolset)
+            check_case(place, case, toolset)
             if toolset.name not in tools:
                 tools[toolset.name] = tool_schemas(toolset, to)
             try:
@@ -152,7 +152,8 @@ def stream_cases(path: Path) -> Iterator[tuple[str, Case]]:
         raise CaseError(f"{path}: cannot be read ({error})") from None
 
 
-def _check(place: str, case: Case, toolset: Toolset) -> None:
+def check_case(place: str, case: Case, toolset: Toolset) -> None:
+    """Raises `UserError` with the `place` of a case one of whose calls the toolset does not allow."""
     for call in case.calls:
         errors = schema_errors(call, toolset)
         if errors:

@@ -5,8 +5,8 @@
     {"toolset": name, "seed": n, "train": {"rows": n, "by_tool": {…}, "sha256": …}, "dev": {…}, "test": {…},
      "corpora": [names], "against": [{"file": name, "rows": n}], "leaks": [...]}
 
-An adapter's has neither ``test`` nor ``leaks``. The digest is that of ``training.json``, so that one can be told to be
-about the other.
+An adapter's has neither ``test`` nor ``leaks``, and, where it was trained on case files, ``files`` like ``against``.
+The digest is that of ``training.json``, so that one can be told to be about the other.
 """
 
 from __future__ import annotations
