@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from train.base import BaseConfig, Stage
     from train.vectors import WordVectors
 
-RECIPE_CASES = 12_000
+RECIPE_CASES = 60_000
 """Training requests that are drawn of each recipe."""
 COMMON_WORDS = 12_000
 """Words of `WordVectors` that the tokenizer sees beside the data."""

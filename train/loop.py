@@ -48,7 +48,10 @@ class LoopConfig:
     embedding_rate: float = 1.0
     """What the learning rate of the embedding is multiplied by; below 1 it keeps more of what it started with."""
     pointing: float = 0.0
-    """Weight of a second loss, by which two attention heads learn where to look (see `train.pointing`); 0: none."""
+    """Weight of a second loss, by which two attention heads learn to look at the right tool (`train.pointing`); 0:
+    none."""
+    copying: float = 0.0
+    """The same for two heads that learn to look at what is copied."""
     log_every: int = 25
     """Steps per line of training loss in ``log.jsonl``."""
 
@@ -107,7 +110,7 @@ def fit(
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = make_optimizer(model, config)
     averaged = average_of(model, config)
-    taught = teach(model) if config.pointing else []
+    taught = teach(model, pointing=config.pointing, copying=config.copying)
     start, best = 0, math.inf
     last = folder / "last.pt"
     if last.is_file():
@@ -137,9 +140,9 @@ def fit(
             with autocast(config):
                 loss, _ = batch_loss(model, batch)
             total = loss
-            for i, module in enumerate(taught):
+            for i, (module, weight) in enumerate(taught):
                 second, hits = taught_loss(module)
-                total = total + config.pointing * second
+                total = total + weight * second
                 looked[i] += hits
             total.backward()
             torch.nn.utils.clip_grad_norm_(parameters, config.clip)
@@ -295,7 +298,7 @@ def other_configuration(path: Path) -> UserError:
     return UserError(f"{path}: made with another configuration; resume with that one, or choose another folder")
 
 
-_UNSAID = {"precision": "bf16", "average": 0.0, "embedding_rate": 1.0, "pointing": 0.0}
+_UNSAID = {"precision": "bf16", "average": 0.0, "embedding_rate": 1.0, "pointing": 0.0, "copying": 0.0}
 """What states saved before a setting existed were trained with."""
 
 

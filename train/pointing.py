@@ -14,6 +14,7 @@ Attention") teach alignments so. Nothing of it is left in the model but its weig
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from runtimes.errors import UserError
@@ -84,26 +85,34 @@ def _looking(
     return loss, float((scores.argmax(-1) == targets - start).sum()), len(targets)
 
 
-LESSONS = {NAMING_LAYER: naming, READING_LAYER: reading, CHOOSING_LAYER: choosing, COPYING_LAYER: copying}
-"""Layer -> what its first head is taught."""
+Lesson = Callable[["torch.Tensor", "torch.Tensor", "Layout"], tuple["torch.Tensor", float, int]]
+CHOICE: dict[int, Lesson] = {NAMING_LAYER: naming, CHOOSING_LAYER: choosing}
+"""Layer -> what its first head is taught, so that the model learns to choose a tool."""
+COPY: dict[int, Lesson] = {READING_LAYER: reading, COPYING_LAYER: copying}
+"""The same, so that it learns to copy."""
 
 
-def teach(model: Any) -> list[Any]:
-    """Have the attention of the layers of `LESSONS` scored; returns those modules. `UserError` where there are too
-    few."""
+def teach(model: Any, *, pointing: float, copying: float) -> list[tuple[Any, float]]:
+    """Have the attention of the layers of `CHOICE` and `COPY` scored, those whose weight is not 0.
+
+    Returns these modules, each with the weight of its loss. Raises `UserError` where the model has too few layers.
+    """
+    weighed = ((CHOICE, pointing), (COPY, copying))
+    lessons = {layer: (score, weight) for found, weight in weighed if weight for layer, score in found.items()}
     core = model.get_base_model() if hasattr(model, "get_base_model") else model
-    found = core.model.layers
-    if len(found) <= max(LESSONS):
-        raise UserError(f"pointing needs at least {max(LESSONS) + 1} layers; the model has {len(found)}")
-    modules = [found[layer].self_attn for layer in LESSONS]
-    for module, score in zip(modules, LESSONS.values(), strict=True):
-        setattr(module, TAUGHT, score)
-    return modules
+    layers = core.model.layers
+    if lessons and len(layers) <= max(lessons):
+        raise UserError(f"pointing and copying need at least {max(lessons) + 1} layers; the model has {len(layers)}")
+    taught = []
+    for layer, (score, weight) in sorted(lessons.items()):
+        setattr(layers[layer].self_attn, TAUGHT, score)
+        taught.append((layers[layer].self_attn, weight))
+    return taught
 
 
-def forget(modules: list[Any]) -> None:
+def forget(taught: list[tuple[Any, float]]) -> None:
     """Undo `teach`."""
-    for module in modules:
+    for module, _ in taught:
         delattr(module, TAUGHT)
         if hasattr(module, "taught"):
             del module.taught

@@ -20,7 +20,8 @@ from train.data.mixture import Block  # noqa: E402
 from train.loop import LoopConfig, fit  # noqa: E402
 from train.packing import Layout, collate  # noqa: E402
 from train.pointing import (  # noqa: E402
-    LESSONS,
+    CHOICE,
+    COPY,
     TAUGHT,
     choosing,
     copying,
@@ -128,18 +129,18 @@ def test_training_teaches_the_heads_and_leaves_nothing_behind(tmp_path: Path, to
     from tests.train.test_loop import small_model
 
     torch.manual_seed(0)
-    model = small_model(vocab=tokenizer.vocab_size, layers=max(LESSONS) + 1)
+    model = small_model(vocab=tokenizer.vocab_size, layers=max(COPY) + 1)
     row = encode_block(tokenizer, Block(Toolset("three", TOOLS), ROWS), limit=2000)
     config = LoopConfig(
-        steps=40, learning_rate=5e-3, warmup=2, validate_every=40, save_every=40, threads=1, pointing=1.0, log_every=10,
-        precision="fp32",
+        steps=40, learning_rate=5e-3, warmup=2, validate_every=40, save_every=40, threads=1, pointing=1.0, copying=1.0,
+        log_every=10, precision="fp32",
     )  # fmt: skip
     fit(model, lambda step: [row], [[row]], tmp_path, config, trainable=lambda m: dict(m.state_dict()))
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     heads = [line["heads"] for line in log if "heads" in line]
     assert heads[-1] == [1.0, 1.0, 1.0, 1.0]
     assert sum(heads[0]) < 4
-    for layer in LESSONS:
+    for layer in (*CHOICE, *COPY):
         attention = model.model.layers[layer].self_attn
         assert not hasattr(attention, TAUGHT)
         assert not hasattr(attention, "taught")
@@ -148,10 +149,13 @@ def test_training_teaches_the_heads_and_leaves_nothing_behind(tmp_path: Path, to
 def test_teach_and_forget(tokenizer: RouterTokenizer) -> None:
     from tests.train.test_loop import small_model
 
-    model = small_model(vocab=tokenizer.vocab_size, layers=max(LESSONS) + 1)
-    modules = teach(model)
-    assert [getattr(m, TAUGHT) for m in modules] == [naming, reading, choosing, copying]
-    with pytest.raises(UserError, match="needs at least 7 layers; the model has 6"):
-        teach(small_model(vocab=tokenizer.vocab_size))
-    forget(modules)
-    assert not any(hasattr(m, TAUGHT) for m in modules)
+    model = small_model(vocab=tokenizer.vocab_size, layers=max(COPY) + 1)
+    taught = teach(model, pointing=1.0, copying=0.5)
+    assert [(getattr(m, TAUGHT), w) for m, w in taught] == [(naming, 1), (reading, 0.5), (choosing, 1), (copying, 0.5)]
+    forget(taught)
+    assert not any(hasattr(m, TAUGHT) for m, _ in taught)
+    assert [getattr(m, TAUGHT) for m, _ in teach(model, pointing=0.2, copying=0)] == [naming, choosing]
+    short = small_model(vocab=tokenizer.vocab_size)
+    assert not teach(short, pointing=0, copying=0)
+    with pytest.raises(UserError, match="need at least 7 layers; the model has 6"):
+        teach(short, pointing=0, copying=0.1)

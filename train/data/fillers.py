@@ -5,7 +5,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from train.data.openwords import OpenWords
 
 
 def ing(verb: str) -> str:
@@ -50,6 +53,9 @@ class Fillers:
     extension: tuple[str, ...]
     invented: float = 0.0
     """The share of nouns that are made up letter by letter, as names of products are."""
+    open: float = 0.0
+    """The share of words that are drawn from `words`, whatever their list."""
+    words: OpenWords | None = None
 
     @classmethod
     def read(cls, lists: dict[str, Any], folder: Path) -> Fillers:
@@ -57,7 +63,16 @@ class Fillers:
         rest = {
             k: tuple(str(w) for w in lists[k]) for k in ("adjective", "verb", "project", "key", "value", "extension")
         }
-        return cls(noun=tuple(nouns), **rest, invented=float(lists.get("invented", 0.0)))
+        return cls(
+            noun=tuple(nouns),
+            **rest,
+            invented=float(lists.get("invented", 0.0)),
+            open=float(lists.get("open", 0.0)),
+        )
+
+    def listed(self) -> list[str]:
+        """All words of the lists."""
+        return [*self.noun, *self.adjective, *self.verb, *self.project, *self.key, *self.value, *self.extension]
 
     def fill(self, slot: str, rng: random.Random) -> tuple[str, Any]:
         """What is said for `slot`, and the value that it stands for. Raises `KeyError` for an unknown slot."""
@@ -75,7 +90,7 @@ class Fillers:
         if base == "flags":
             return self._flags(rng)
         if base == "project":
-            said = rng.choice(self.project)
+            said = self._one(self.project, rng)
             return said, said.lower().replace(" ", "_")
         if base == "number":
             value = rng.choice([rng.randrange(1, 12), rng.randrange(100)])
@@ -86,7 +101,12 @@ class Fillers:
         raise KeyError(f"unknown slot {{{slot}}}")
 
     def _noun(self, rng: random.Random) -> str:
-        return invent(rng) if self.invented and rng.random() < self.invented else rng.choice(self.noun)
+        return invent(rng) if self.invented and rng.random() < self.invented else self._one(self.noun, rng)
+
+    def _one(self, listed: tuple[str, ...], rng: random.Random) -> str:
+        if self.words is not None and rng.random() < self.open:
+            return self.words.draw(rng)
+        return rng.choice(listed)
 
     def _cased(self, text: str, rng: random.Random) -> tuple[str, str]:
         roll = rng.random()
@@ -103,7 +123,7 @@ class Fillers:
 
     def _task(self, rng: random.Random) -> str:
         """A verb phrase: "delete old docker images"."""
-        n, a, v = (lambda: self._noun(rng)), (lambda: rng.choice(self.adjective)), rng.choice(self.verb)
+        n, a, v = (lambda: self._noun(rng)), (lambda: self._one(self.adjective, rng)), self._one(self.verb, rng)
         roll = rng.random()
         if roll < 0.3:
             return f"{v} {several(n())}"
@@ -122,7 +142,11 @@ class Fillers:
         return f"{v} {n()} {several(n())} {rng.choice(['by', 'with', 'using', 'in'])} {n()}"
 
     def _topic(self, rng: random.Random) -> str:
-        n, a, v = (lambda: self._noun(rng)), (lambda: rng.choice(self.adjective)), (lambda: rng.choice(self.verb))
+        n, a, v = (
+            (lambda: self._noun(rng)),
+            (lambda: self._one(self.adjective, rng)),
+            (lambda: self._one(self.verb, rng)),
+        )
         roll = rng.random()
         if roll < 0.20:
             return n()
@@ -152,7 +176,11 @@ class Fillers:
 
     def _name(self, rng: random.Random, *, plain: float) -> tuple[str, str]:
         """An identifier, kept as it is, or plain words, which stand for their snake_case."""
-        n, a, v = (lambda: self._noun(rng)), (lambda: rng.choice(self.adjective)), (lambda: rng.choice(self.verb))
+        n, a, v = (
+            (lambda: self._noun(rng)),
+            (lambda: self._one(self.adjective, rng)),
+            (lambda: self._one(self.verb, rng)),
+        )
         forms = [
             [v(), n()],
             [n(), n()],
@@ -212,11 +240,17 @@ class Fillers:
             word = self._noun(rng) + rng.choice(["", "", "_" + self._noun(rng), "-" + self._noun(rng)])
             said = rng.choice(["", "", "", "data/", "/tmp/", "./", "out/"]) + word + "." + rng.choice(self.extension)
             return said, said
-        said = rng.choice(self.value) if rng.random() < 0.6 else self._noun(rng)
+        said = self._one(self.value, rng) if rng.random() < 0.6 else self._noun(rng)
         return said, said
 
+    def _keys(self, count: int, rng: random.Random) -> list[str]:
+        keys = rng.sample(self.key, count)
+        if self.words is None:
+            return keys
+        return list(dict.fromkeys(self._one((key,), rng) for key in keys))
+
     def _pairs(self, rng: random.Random) -> tuple[str, dict[str, Any]]:
-        keys = rng.sample(self.key, rng.choice([1, 1, 1, 2, 2, 3]))
+        keys = self._keys(rng.choice([1, 1, 1, 2, 2, 3]), rng)
         values = [self._value(rng) for _ in keys]
         link = rng.choice([" ", " ", " ", "=", "=", " = ", ": ", " set to ", " as ", " being ", ":"])
         between = (
@@ -230,7 +264,7 @@ class Fillers:
         return text, {k: v for k, (_, v) in zip(keys, values, strict=True)}
 
     def _flags(self, rng: random.Random) -> tuple[str, dict[str, Any]]:
-        keys = rng.sample(self.key, rng.choice([1, 1, 2, 2, 3]))
+        keys = self._keys(rng.choice([1, 1, 2, 2, 3]), rng)
         said, meant = [], {}
         for key in keys:
             if rng.random() < 0.18:

@@ -17,6 +17,7 @@ from router.toolset_load import load_toolset
 from runtimes.errors import UserError
 from train.data.corpora import Corpus, read_corpora
 from train.data.fillers import Fillers
+from train.data.openwords import OpenWords
 from train.data.slots import Slots, read_slots
 
 Split = Literal["train", "dev", "test"]
@@ -139,7 +140,17 @@ def _recipe(data: dict[str, Any], path: Path) -> Recipe:
         read_corpora(data.get("corpora", ())),
     )
     _check(recipe)
-    return recipe
+    return recipe if "open_words" not in data else _opened(recipe, path.parent / data["open_words"])
+
+
+def _opened(recipe: Recipe, path: Path) -> Recipe:
+    """The recipe with words for what is open: none that templates say, none that the test side fills in."""
+    templates = [t.text for p in recipe.patterns for side in p.templates.values() for t in side]
+    around = [templates, recipe.macros.values(), [str(recipe.types), str(recipe.modifiers)]]
+    held = [recipe.slots.said_on("test"), recipe.words["test"].listed() if "test" in recipe.words else []]
+    words = OpenWords.read(path, (str(text) for texts in (*around, *held) for text in texts))
+    given = {side: replace(f, words=words) if side == "train" else f for side, f in recipe.words.items()}
+    return replace(recipe, slots=recipe.slots.opened(words), words=given)
 
 
 def _calls_of(pattern: dict[str, Any]) -> tuple[tuple[str, dict[str, Any]], ...]:

@@ -10,6 +10,7 @@
       mass: {kind: number, low: 1, high: 90, places: 2}             # "4.25" -> 4.25
       code: {kind: verbatim, train: ["print({1: 2})"], test: [...]} # as it stands, braces and all
       to: {drop: [my, the], train: ["my {relation}"], test: [...]}  # "my boss" is said, "boss" meant
+      todo: {open: 0.3, train: [buy milk], test: [...]}             # three in ten with other words (`openwords.py`)
 
 Strings may hold choices ``(a|b)`` and other slots ``{first}``. A slot `city2` is a second draw from `city`. What both
 sides list is an error, so that the fillers of training and of held-out requests differ; dates, times and numbers are
@@ -26,6 +27,7 @@ from datetime import date, timedelta
 from typing import Any, Final, Literal
 
 from train.data.leakage import bare
+from train.data.openwords import OpenWords
 
 Side = Literal["train", "test"]
 Filled = tuple[str, Any]
@@ -54,13 +56,23 @@ class Slot:
     """Decimal places that a number has at most."""
     drop: tuple[str, ...] = ()
     """Leading words that are said but not meant, such as articles."""
+    open: float = 0.0
+    """Share of the training fillers that have words exchanged."""
 
 
 class Slots:
     """A recipe's slots by name."""
 
-    def __init__(self, slots: Mapping[str, Slot]) -> None:
-        self._slots = slots
+    def __init__(self, slots: Mapping[str, Slot], words: OpenWords | None = None) -> None:
+        self._slots, self._words = slots, words
+
+    def opened(self, words: OpenWords) -> Slots:
+        """The same with words for the slots that are open."""
+        return Slots(self._slots, words)
+
+    def said_on(self, side: Side) -> list[str]:
+        """All that the slots list for a side."""
+        return [way for slot in self._slots.values() for _, said in slot.ways.get(side, ()) for way in said]
 
     def __contains__(self, name: str) -> bool:
         return name.rstrip("0123456789") in self._slots
@@ -83,6 +95,8 @@ class Slots:
         said = rng.choice(ways)
         if slot.kind != "verbatim":
             said = self._say(said, side, context, rng)
+        if slot.open and side == "train" and self._words is not None and rng.random() < slot.open:
+            said = self._words.exchange(said, rng)
         if slot.kind == "digits":
             said = re.sub("#", lambda _: str(rng.randrange(10)), said)
         if value is None:
@@ -108,7 +122,10 @@ def read_slots(data: Mapping[str, Any]) -> Slots:
             _disjoint(name, {side: {w for _, said in found for w in said} for side, found in ways.items()})
         drop = tuple(str(word) for word in spec.get("drop", ()))
         bounds = (int(spec.get("low", 1)), int(spec.get("high", 20)), int(spec.get("places", 0)))
-        slots[name] = Slot(kind, ways, *bounds, drop)
+        share = float(spec.get("open", 0.0))
+        if share and (kind not in ("words", "verbatim") or not isinstance(spec.get("train"), Sequence)):
+            raise ValueError(f"slots: {name}: only lists of words (or verbatim ones) can be open")
+        slots[name] = Slot(kind, ways, *bounds, drop, share)
     return Slots(slots)
 
 
