@@ -82,7 +82,7 @@ def quantize_linears(graph: Graph, bits: int) -> dict[str, str]:
 def quantize_embedding(graph: Graph) -> dict[str, str]:
     """Quantize the embedding and the output layer, one matrix where they share it, at 8 bits. Returns name -> type."""
     lookup = next(n for n in graph.producer.values() if n.op_type == "Gather" and n.input[0] == EMBEDDING)
-    head = graph.node("logits.rows", "Gemm")
+    head = graph.node("logits", "Gemm")
     stored = {}
     for weight in dict.fromkeys((EMBEDDING, head.input[1])):
         shape = graph.value(weight).shape
@@ -97,7 +97,7 @@ def quantize_embedding(graph: Graph) -> dict[str, str]:
         ends = [graph.constant(f"width.{k}", np.array([v], np.int64)) for k, v in (("start", 0), ("end", width))]
         graph.add("Slice", [found, *ends, graph.constant("axis.2", np.array([2], np.int64))], lookup.output[0])
     names, shape = stored[head.input[1]]
-    _matmul(graph, head.input[0], names, "logits.rows", shape, 8)
+    _matmul(graph, head.input[0], names, "logits", shape, 8)
     return dict.fromkeys(stored, "int8")
 
 

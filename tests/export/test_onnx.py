@@ -22,6 +22,7 @@ from export import onnx as exporter  # noqa: E402
 from export.checkpoint import count_parameters  # noqa: E402
 from export.onnx_graph import EMBEDDING, Graph, GraphError, rewrite  # noqa: E402
 from export.onnx_quant import BLOCK, Blocks, dequantize_blocks, quantize_blocks  # noqa: E402
+from runtimes.onnxruntime_cells import GRAPH  # noqa: E402
 
 TOOLSET: Any = None  # leaves no trace in this format
 
@@ -69,18 +70,25 @@ def test_what_is_written(tiny: Checkpoint, written: dict[str, tuple[Path, Any]],
     model, _ = stored(folder)
     onnx.checker.check_model(model)
     config = tiny.config
-    shape = [1, config["num_key_value_heads"], "past", config["head_dim"]]
-    kinds = [f"{i}.{kind}" for i in range(config["num_hidden_layers"]) for kind in ("key", "value")]
+    kinds = ["local" if kind == "sliding_attention" else "global" for kind in config["layer_types"]]
+    caches = {
+        f"{i}.{part}": [1, config["num_key_value_heads"], f"{kind} cells", config["head_dim"]]
+        for i, kind in enumerate(kinds)
+        for part in ("key", "value")
+    }
     session = ort.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     assert {i.name: i.shape for i in session.get_inputs()} == {
-        "input_ids": [1, "n"],
-        **{f"past_key_values.{kind}": shape for kind in kinds},
-        "first_row": [1],
+        **dict.fromkeys(("input_ids", "positions", "cells.global", "cells.local"), [1, "n"]),
+        "rows": ["rows"],
+        **{f"mask.{kind}": ["n", f"{kind} cells"] for kind in ("global", "local")},
+        **{f"past_key_values.{name}": shape for name, shape in caches.items()},
     }
     assert {o.name: o.shape for o in session.get_outputs()} == {
-        "logits": [1, "rows", tiny.vocab_size],
-        **{f"present.{kind}": [*shape[:2], "past + n", shape[3]] for kind in kinds},
+        "logits": ["rows", tiny.vocab_size],
+        **{f"present.{name}": shape for name, shape in caches.items()},
     }
+    said = session.get_modelmeta().custom_metadata_map
+    assert said == {"edgecall.graph": GRAPH, "sliding_window": str(config["sliding_window"])}
 
 
 def test_fp32_is_the_checkpoint_stored_once(tiny: Checkpoint, written: dict[str, tuple[Path, Any]]) -> None:
@@ -133,7 +141,7 @@ def test_embedding_and_output_layer_share_one_matrix(written: dict[str, tuple[Pa
     model, _ = stored(written[quant][0])
     lookup = next(n for n in model.graph.node if n.op_type == "GatherBlockQuantized")
     table = next(n for n in model.graph.node if n.output[0] == lookup.input[0])
-    head = next(n for n in model.graph.node if n.output[0] == "logits.rows")
+    head = next(n for n in model.graph.node if n.output[0] == "logits")
     assert head.input[1] == table.input[0] == f"{EMBEDDING}.int8"
     assert head.input[2] == lookup.input[2]
 
