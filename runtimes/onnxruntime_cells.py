@@ -43,10 +43,7 @@ class Layout:
     vocab: int
     window: int
     """Tokens that a local layer sees, the newest among them."""
-
-    @property
-    def kinds(self) -> list[str]:
-        return sorted({kind for *_, kind in self.names})
+    kinds: tuple[str, ...]
 
     @classmethod
     def of(cls, session: Any) -> Layout:
@@ -63,7 +60,7 @@ class Layout:
         window = int(said["sliding_window"])
         vocab = {o.name: o.shape[-1] for o in session.get_outputs()}["logits"]
         _, heads, _, width = inputs[caches[0]]
-        return cls(names, int(heads), int(width), int(vocab), window)
+        return cls(names, int(heads), int(width), int(vocab), window, tuple(sorted(set(kinds.values()))))
 
 
 class Memory(Protocol):
@@ -166,6 +163,7 @@ class Bound:
         names = ["input_ids", "positions", *(f"cells.{kind}" for kind in layout.kinds)]
         self._ids, self._positions, *self._writes = (np.zeros((1, tokens), np.int64) for _ in names)
         self._rows = np.zeros(rows, np.int64)
+        self._wanted: Sequence[int] = ()
         for name, array in zip(names, (self._ids, self._positions, *self._writes), strict=True):
             self._io.bind_cpu_input(name, array)
         self._io.bind_cpu_input("rows", self._rows)
@@ -194,7 +192,8 @@ class Bound:
         """Ids, positions and cells (tokens,), what is seen of the bound cells (tokens, cells), offsets of the rows."""
         self._ids[0] = ids
         self._positions[0] = positions
-        self._rows[:] = rows
+        if self._wanted != rows:
+            self._rows[:] = self._wanted = rows
         for write, (kind, (first, _)) in zip(self._writes, self._views.items(), strict=True):
             np.subtract(cells, first, out=write[0])
             np.copyto(self._masks[kind], masks[kind])
