@@ -68,7 +68,7 @@ def write(source: Checkpoint, folder: Path, quant: str, toolset: Toolset) -> Wri
     if quant not in QUANTS:
         raise UserError(f"onnx: unknown quantization {quant!r}; there are {', '.join(QUANTS)}")
     from export.onnx_graph import EMBEDDING, OPSET, Graph, GraphError, finish, rewrite, transpose_linears
-    from export.onnx_quant import BLOCK, DOMAIN, quantize_embedding, quantize_linears
+    from export.onnx_quant import BLOCKS, DOMAIN, quantize_embedding, quantize_linears
 
     graph = Graph(_trace(source, folder))
     types: dict[str, str] = {}
@@ -90,7 +90,8 @@ def write(source: Checkpoint, folder: Path, quant: str, toolset: Toolset) -> Wri
         "activations": "fp32",
     }
     if types:
-        details |= {"block": BLOCK, "activations": "fp32; int8 by block inside MatMulNBits (accuracy_level 4)"}
+        details["block"] = BLOCKS[QUANTS[quant].precision]
+        details["activations"] = "fp32; int8 by block inside MatMulNBits (accuracy_level 4)"
     return Written(_save(model, folder), {name: version(name) for name in _NEEDED}, details)
 
 

@@ -1,16 +1,26 @@
 """Rewrite the graph that optimum traces from a Gemma 3 checkpoint into the one that is shipped.
 
-What optimum exports is right but slow: about 300 small nodes a layer, keys and values repeated for every head, the
-whole prompt's logits in every pass. The rewrite keeps its weights and its data flow, and replaces
+What optimum exports is right but slow: about 300 small nodes a layer, keys and values repeated for every head and put
+together anew in every pass, the whole prompt's logits. The rewrite keeps its weights and replaces
 
-* attention and its mask by ONNX's own `Attention` (opset 23) under an explicit causal or sliding-window mask,
+* the cache by buffers of fixed capacity that `ScatterND` writes new rows into: in place, where input and output are
+  bound to the same memory; which cells are written and which are seen is input, so that rewinding costs nothing and
+  one pass may serve several sequences,
+* attention by ONNX's own `Attention` (opset 23), the query heads that share a key head folded into its rows: keys and
+  values are read once for all of them,
 * rotary embedding and RMS normalization by `RotaryEmbedding` and `RMSNormalization` (opset 23),
-* positions, which optimum derives from an attention mask, by the length of the cache: one sequence, no padding,
-* the output layer by one over the wanted rows alone (`first_row`), on the embedding's own matrix (stored once).
+* the output layer by one over the wanted rows alone, on the embedding's own matrix (stored once).
 
-The result takes ``input_ids`` (1, n), ``past_key_values.{i}.{key,value}`` (1, kv_heads, past, head_dim) and
-``first_row`` (1,), the first row of logits that is wanted: 0 for all, -1 for the last alone. It gives ``logits``
-(1, rows, vocab) and ``present.{i}.{key,value}`` (1, kv_heads, past + n, head_dim). Ids and rows are int64.
+Inputs, n new tokens, c cells of the global layers' caches and d of the local ones':
+
+``input_ids``, ``positions``         (1, n) int64; positions count from 0
+``rows``                             (rows,) int64: offsets of the tokens whose logits are wanted
+``cells.global``, ``cells.local``    (1, n) int64: in which cell each token's keys and values are written
+``mask.global``, ``mask.local``      (n, c) and (n, d) float32, added to the scores: 0 for a cell that the token sees
+                                     (its own among them), the lowest number for another
+``past_key_values.{i}.{key,value}``  (1, kv_heads, c or d, head_dim) float32, by the kind of layer i
+
+Outputs: ``logits`` (rows, vocab) and ``present.{i}.{key,value}``, the caches with the new rows in them.
 
 Nodes are found by the names of the modules and parameters that they were traced from; what is not found is a
 `GraphError`, and a wrong result is caught by the proof that every export makes.
@@ -26,12 +36,15 @@ import numpy.typing as npt
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from runtimes.onnxruntime_cells import GRAPH
+
 OPSET = 23
 IR_VERSION = 11
 EMBEDDING = "model.embed_tokens.weight"
 KEPT_ROWS = "lm_head.kept.weight"
 """The output matrix, where it has fewer rows than the embedding."""
-PAST, PRESENT, FIRST_ROW = "past_key_values.{}.{}", "present.{}.{}", "first_row"
+PAST, PRESENT = "past_key_values.{}.{}", "present.{}.{}"
+KINDS = {"sliding_attention": "local", "full_attention": "global"}
 
 Array = npt.NDArray[Any]
 
@@ -117,9 +130,9 @@ def rewrite(graph: Graph, config: Mapping[str, Any], *, kept: Sequence[int] | No
         if config.get(key):
             raise GraphError(f"the checkpoint's config sets {key}, which this exporter does not know")
     _norms(graph)
-    _positions(graph, int(config["sliding_window"]))
+    _positions(graph, int(config["num_attention_heads"]), int(config["num_key_value_heads"]))
     for index, kind in enumerate(config["layer_types"]):
-        _attention(graph, index, config, "local" if kind == "sliding_attention" else "global")
+        _attention(graph, index, config, KINDS[kind])
     _head(graph, config, kept)
 
 
@@ -129,18 +142,27 @@ def finish(graph: Graph, config: Mapping[str, Any], *, domains: Iterable[str] = 
     Takes the weights out of `graph` as it goes, so that they exist once. Raises `GraphError` for a gap.
     """
     float_, int_ = TensorProto.FLOAT, TensorProto.INT64
-    shape = [1, int(config["num_key_value_heads"]), "past", int(config["head_dim"])]
-    total = [*shape[:2], "past + n", shape[3]]
-    pairs = [(i, kind) for i in range(int(config["num_hidden_layers"])) for kind in ("key", "value")]
-    inputs = [
-        helper.make_tensor_value_info("input_ids", int_, [1, "n"]),
-        *(helper.make_tensor_value_info(PAST.format(i, kind), float_, shape) for i, kind in pairs),
-        helper.make_tensor_value_info(FIRST_ROW, int_, [1]),
+    heads, width = int(config["num_key_value_heads"]), int(config["head_dim"])
+    kinds = [KINDS[kind] for kind in config["layer_types"]]
+    used = sorted(set(kinds))
+    caches = [
+        (name.format(i, part), float_, [1, heads, f"{kind} cells", width])
+        for name in (PAST, PRESENT)
+        for i, kind in enumerate(kinds)
+        for part in ("key", "value")
     ]
-    outputs = [
-        helper.make_tensor_value_info("logits", float_, [1, "rows", int(graph.value("shape.logits")[-1])]),
-        *(helper.make_tensor_value_info(PRESENT.format(i, kind), float_, total) for i, kind in pairs),
+    by_token = ["input_ids", "positions", *(f"cells.{kind}" for kind in used)]
+    taken = [
+        *((name, int_, [1, "n"]) for name in by_token),
+        ("rows", int_, ["rows"]),
+        *((f"mask.{kind}", float_, ["n", f"{kind} cells"]) for kind in used),
+        *caches[: len(caches) // 2],
     ]
+    given = [
+        ("logits", float_, ["rows", len(graph.value(graph.node("logits").input[1]))]),
+        *caches[len(caches) // 2 :],
+    ]
+    inputs, outputs = ([helper.make_tensor_value_info(*entry) for entry in side] for side in (taken, given))
     nodes = graph.ordered(o.name for o in outputs)
     known = {"", *graph.producer, *graph.weights, *(i.name for i in inputs)}
     for name in (i for node in nodes for i in node.input):
@@ -152,6 +174,7 @@ def finish(graph: Graph, config: Mapping[str, Any], *, domains: Iterable[str] = 
         ir_version=IR_VERSION,
         producer_name="edgecall",
     )
+    helper.set_model_props(made, {"edgecall.graph": GRAPH, "sliding_window": str(config["sliding_window"])})
     for name in dict.fromkeys(i for node in nodes for i in node.input):
         if name in graph.weights:
             value = graph.weights.pop(name)
@@ -189,63 +212,76 @@ def _uncast(graph: Graph, name: str) -> str:
     return node.input[0] if node is not None and node.op_type == "Cast" else name
 
 
-def _positions(graph: Graph, window: int) -> None:
-    """Positions, masks and rotations, once a pass: `mask.{kind}` (n, past + n), `cos.{kind}` (1, n, head_dim / 2)."""
-    ints = {"int.0": 0, "int.1": 1, "int.window": window}
-    for name, number in ints.items():
-        graph.constant(name, np.array(number, np.int64))
-    graph.constant("axis.0", np.array([0], np.int64))
-    graph.constant("axis.-1", np.array([-1], np.int64))
-    past = graph.add("Squeeze", [graph.add("Shape", [PAST.format(0, "key")], "past.shape", start=2, end=3)], "past")
-    new = graph.add("Squeeze", [graph.add("Shape", ["input_ids"], "new.shape", start=1, end=2)], "new")
-    total = graph.add("Add", [past, new], "total")
-    keys = graph.add("Range", ["int.0", total, "int.1"], "key.positions")
-    rows = graph.add("Unsqueeze", [graph.add("Range", [past, total, "int.1"], "positions"), "axis.-1"], "row.positions")
-    causal = graph.add("LessOrEqual", [keys, rows], "mask.global")
-    horizon = graph.add("Sub", [rows, "int.window"], "horizon")
-    graph.add("And", [causal, graph.add("Greater", [keys, horizon], "near")], "mask.local")
-    column = graph.add("Unsqueeze", [rows, "axis.0"], "column")
-    angle_of = graph.add("Cast", [column], "column.float", to=TensorProto.FLOAT)
+def _positions(graph: Graph, heads: int, keys: int) -> None:
+    """What the layers of a kind share, once a pass. A row is a token with one of the query heads of a key head, token
+    by token: `cos.{kind}.q`, `sin.{kind}.q` (1, rows, head_dim / 2) and `seen.{kind}` (1, 1, rows, cells); for keys
+    `cos.{kind}.k`, `sin.{kind}.k` (1, n, head_dim / 2) and `at.{kind}` (1, keys, n, 3), where they are written."""
+    last = graph.constant("axis.-1", np.array([-1], np.int64))
+    column = graph.add("Cast", [graph.add("Unsqueeze", ["positions", last], "column")], "angle", to=TensorProto.FLOAT)
+    copies = graph.constant("shape.copies", np.array([1, 1, heads // keys, 1], np.int64))
+    unit = graph.constant("cell.unit", np.array([0, 0, 1], np.int64))
+    head = graph.constant("cell.heads", np.array([[[[0, key, 0]] for key in range(keys)]], np.int64))
+    around = graph.constant("axes.cells", np.array([1, 3], np.int64))
+
+    def spread(x: str, axes: Sequence[int], shape: Sequence[int], name: str) -> None:
+        deep = [x, graph.constant(f"axes.{axes}", np.array(axes, np.int64))]
+        wide = graph.add("Expand", [graph.add("Unsqueeze", deep, f"{name}.deep"), copies], f"{name}.heads")
+        graph.add("Reshape", [wide, graph.constant(f"shape.{shape}", np.array(shape, np.int64))], name)
+
     for kind, scope in {"global": "/model/rotary_emb", "local": "/model/rotary_emb_local"}.items():
         if graph.value(graph.node(f"{scope}/Mul_1_output_0", "Mul").input[1]) != 1.0:
             raise GraphError(f"{scope} scales its cosines, which this exporter does not know")
         frequencies = graph.value(graph.node(f"{scope}/Expand_output_0", "Expand").input[0]).reshape(1, 1, -1)
-        angle = graph.add("Mul", [angle_of, graph.constant(f"frequencies.{kind}", frequencies)], f"angle.{kind}")
-        graph.add("Cos", [angle], f"cos.{kind}")
-        graph.add("Sin", [angle], f"sin.{kind}")
+        angle = graph.add("Mul", [column, graph.constant(f"frequencies.{kind}", frequencies)], f"angle.{kind}")
+        for name, op_type in {"cos": "Cos", "sin": "Sin"}.items():
+            found = graph.add(op_type, [angle], f"{name}.{kind}.k")
+            spread(found, [2], [1, -1, frequencies.size], f"{name}.{kind}.q")
+        spread(f"mask.{kind}", [0, 2], [1, 1, -1, 0], f"seen.{kind}")
+        cells = graph.add("Unsqueeze", [f"cells.{kind}", around], f"cells.{kind}.deep")
+        graph.add("Add", [graph.add("Mul", [cells, unit], f"cells.{kind}.last"), head], f"at.{kind}")
 
 
 def _attention(graph: Graph, index: int, config: Mapping[str, Any], kind: str) -> None:
-    """One layer's rotation, cache, scores and mixing, between the norms of q and k and the output projection."""
+    """One layer's norms of q and k, rotation, cache, scores and mixing, up to the output projection."""
     scope = f"/model/layers.{index}/self_attn"
-    heads = {"q": int(config["num_attention_heads"]), "k": int(config["num_key_value_heads"])}
-    split = graph.constant("shape.split", np.array([0, 0, -1, int(config["head_dim"])], np.int64))
-    merge = graph.constant("shape.merge", np.array([0, 0, -1], np.int64))
-    rotated = []
-    for letter, count in heads.items():
+    width, heads = int(config["head_dim"]), int(config["num_attention_heads"])
+    keys = int(config["num_key_value_heads"])
+    rotated = {}
+    for letter in "qk":
         normed = f"{scope}/{letter}_norm/Mul_1_output_0"
         norm = graph.node(normed, "RMSNormalization")
         projected = graph.node(norm.input[0], "Reshape").input[0]
-        graph.add("Reshape", [projected, split], norm.input[0])
-        flat = graph.add("Reshape", [normed, merge], f"{scope}/{letter}_flat")
-        rope = [flat, f"cos.{kind}", f"sin.{kind}"]
-        rotated.append(graph.add("RotaryEmbedding", rope, f"{scope}/{letter}_rotated", num_heads=count))
+        norm.input[0] = _by_key_head(graph, projected, keys, width, f"{scope}/{letter}_rows")
+        rope = [normed, f"cos.{kind}.{letter}", f"sin.{kind}.{letter}"]
+        rotated[letter] = graph.add("RotaryEmbedding", rope, f"{scope}/{letter}_rotated")
     cached = graph.node(PRESENT.format(index, "value"), "Concat").input[1]
-    values = graph.node(graph.node(cached, "Transpose").input[0], "Reshape").input[0]
+    projected = graph.node(graph.node(cached, "Transpose").input[0], "Reshape").input[0]
+    values = _by_key_head(graph, projected, keys, width, f"{scope}/v_rows")
     mixed = graph.node(f"{scope}/o_proj/MatMul_output_0", "MatMul").input[0]
-    past, present = ([p.format(index, x) for x in ("key", "value")] for p in (PAST, PRESENT))
-    graph.add(
-        "Attention",
-        [*rotated, values, f"mask.{kind}", *past],
-        *(mixed, *present),
-        q_num_heads=heads["q"],
-        kv_num_heads=heads["k"],
-        scale=float(config["query_pre_attn_scalar"]) ** -0.5,
-    )
+    filled = []
+    for part, new in {"key": rotated["k"], "value": values}.items():
+        past, present = (name.format(index, part) for name in (PAST, PRESENT))
+        filled.append(graph.add("ScatterND", [past, f"at.{kind}", new], present))
+    scale = float(config["query_pre_attn_scalar"]) ** -0.5
+    out = graph.add("Attention", [rotated["q"], *filled, f"seen.{kind}"], f"{scope}/mixed", scale=scale)
+    if keys > 1:
+        groups = graph.constant("shape.groups", np.array([1, keys, -1, heads // keys * width], np.int64))
+        out = graph.add("Reshape", [out, groups], f"{scope}/mixed_groups")
+        out = graph.add("Transpose", [out], f"{scope}/mixed_tokens", perm=[0, 2, 1, 3])
+    graph.add("Reshape", [out, graph.constant("shape.mixed", np.array([1, -1, heads * width], np.int64))], mixed)
+
+
+def _by_key_head(graph: Graph, x: str, keys: int, width: int, name: str) -> str:
+    """(1, n, heads * head_dim) -> (1, keys, rows, head_dim): token by token the heads that belong to a key head."""
+    if keys > 1:
+        groups = graph.constant("shape.keys", np.array([0, 0, keys, -1], np.int64))
+        x = graph.add("Reshape", [x, groups], f"{name}.groups")
+        x = graph.add("Transpose", [x], f"{name}.turned", perm=[0, 2, 1, 3])
+    return graph.add("Reshape", [x, graph.constant("shape.rows", np.array([1, keys, -1, width], np.int64))], name)
 
 
 def _head(graph: Graph, config: Mapping[str, Any], kept: Sequence[int] | None) -> None:
-    """Logits of the rows from `first_row` on: cut before the last norm, then one product with the output matrix."""
+    """Logits of the wanted rows: taken out before the last norm, then one product with the output matrix."""
     head = graph.node("logits", "MatMul")
     matrix = graph.linears().get("logits")
     if matrix is None:
@@ -253,11 +289,8 @@ def _head(graph: Graph, config: Mapping[str, Any], kept: Sequence[int] | None) -
     if kept is not None:
         matrix = graph.constant(KEPT_ROWS, np.ascontiguousarray(graph.value(matrix)[list(kept)]))
     norm = graph.node(head.input[0], "RMSNormalization")
-    end = graph.constant("row.end", np.array([np.iinfo(np.int64).max], np.int64))
-    axis = graph.constant("axis.1", np.array([1], np.int64))
-    norm.input[0] = graph.add("Slice", [norm.input[0], FIRST_ROW, end, axis], "wanted")
+    norm.input[0] = graph.add("Gather", [norm.input[0], "rows"], "wanted", axis=1)
     # Gemm and not MatMul by a transpose, which ONNX Runtime would fold into a second copy of the matrix.
-    flat = graph.constant("shape.rows", np.array([-1, int(config["hidden_size"])], np.int64))
-    deep = graph.constant("shape.logits", np.array([1, -1, len(graph.value(matrix))], np.int64))
-    rows = graph.add("Reshape", [head.input[0], flat], "wanted.rows")
-    graph.add("Reshape", [graph.add("Gemm", [rows, matrix], "logits.rows", transB=1), deep], "logits")
+    flat = graph.constant("shape.wanted", np.array([-1, int(config["hidden_size"])], np.int64))
+    wanted = graph.add("Reshape", [head.input[0], flat], "wanted.rows")
+    graph.add("Gemm", [wanted, matrix], "logits", transB=1)

@@ -26,7 +26,9 @@ from runtimes.base import (
     row_offsets,
 )
 from runtimes.errors import ArtifactError, SessionError, UnavailableError, UserError
-from runtimes.onnxruntime_sequence import ALL_ROWS, LAST_ROW, BoundSequence, HostSequence
+from runtimes.onnxruntime_batch import OnnxBatch
+from runtimes.onnxruntime_cells import Layout
+from runtimes.onnxruntime_sequence import TokenSequence
 from runtimes.output import read_output_ids
 
 FORMAT = "onnx"
@@ -101,21 +103,11 @@ def bare_loop(
     prefix: Sequence[int],
     passes: Sequence[Pass],
 ) -> BareLoop:
-    """The same passes with ids made beforehand: `InferenceSession.run` (or its I/O binding) and nothing else."""
-    model = open_model(artifact, device=device, threads=threads)
-    run = model.sequence()
-    steps = [
-        (np.array([tokens], np.int64), np.array([row_offsets(rows, len(tokens))[0]], np.int64), start)
-        for start, tokens, rows in passes
-    ]
+    """The same passes with all inputs bound beforehand: `InferenceSession.run_with_iobinding` and nothing else."""
+    run = open_model(artifact, device=device, threads=threads).sequence()
     if prefix:
-        run(np.array([prefix], np.int64), LAST_ROW, 0)
-
-    def loop() -> None:
-        for ids, first_row, past in steps:
-            run(ids, first_row, past)
-
-    return loop
+        run(prefix, [len(prefix) - 1], 0)
+    return run.prepared([(tokens, row_offsets(rows, len(tokens)), start) for start, tokens, rows in passes])
 
 
 class OnnxModel:
@@ -123,10 +115,9 @@ class OnnxModel:
 
     def __init__(self, artifact: Artifact, kind: str, index: int, threads: int) -> None:
         self.output_ids = read_output_ids(artifact)
-        session = _load(artifact, kind, index, threads)
+        session, self.layout = _load(artifact, kind, index, threads)
         self._session: Any = session
-        self._on_gpu = kind == "cuda"
-        self._index = index
+        self.place = ("cuda", index) if kind == "cuda" else ("cpu", 0)
         self.vocab_size: int = artifact.vocab_size
         self.context_length: int = artifact.context_length
         self.device: str = _device_name(session, kind, index)
@@ -140,12 +131,15 @@ class OnnxModel:
             raise SessionError("onnxruntime: the model is closed; open it again")
         return self._session
 
-    def sequence(self) -> HostSequence | BoundSequence:
+    def sequence(self) -> TokenSequence:
         """A new, empty cache, as the function that runs passes on it."""
-        return BoundSequence(self.native, "cuda", self._index) if self._on_gpu else HostSequence(self.native)
+        return TokenSequence(self.native, self.layout, self.place)
 
     def session(self) -> OnnxSession:
         return OnnxSession(self)
+
+    def batch(self, lanes: int, prefix: Sequence[int]) -> OnnxBatch:
+        return OnnxBatch(self, lanes, prefix)
 
     def close(self) -> None:
         self._session = None
@@ -183,16 +177,11 @@ class OnnxSession(CountingSession):
         self._onnx.native  # noqa: B018 - raises when closed
 
     def _forward(self, tokens: Sequence[int], rows: Rows) -> Logits:
-        ids = np.array([tokens], np.int64)
-        if isinstance(rows, str):
-            logits = self._run(ids, LAST_ROW if rows == "last" else ALL_ROWS, self._position)
-            return logits[0] if rows == "last" else logits
-        first = rows[0]
-        logits = self._run(ids, np.array([first], np.int64), self._position)
-        return logits[[row - first for row in rows]]
+        logits = self._run(tokens, row_offsets(rows, len(tokens)), self._position)
+        return logits[0] if rows == "last" else logits
 
 
-def _load(artifact: Artifact, kind: str, index: int, threads: int) -> Any:
+def _load(artifact: Artifact, kind: str, index: int, threads: int) -> tuple[Any, Layout]:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -224,7 +213,10 @@ def _load(artifact: Artifact, kind: str, index: int, threads: int) -> Any:
     if "logits" not in shapes or shapes["logits"][-1] != artifact.output_rows:
         found = shapes.get("logits", "no logits")
         raise ArtifactError(f"{path}: gives {found}, the manifest says a vocabulary of {artifact.output_rows}")
-    return session
+    try:
+        return session, Layout.of(session)
+    except ValueError as error:
+        raise ArtifactError(f"{path}: {error}; export again") from None
 
 
 def _device_name(session: Any, kind: str, index: int) -> str:

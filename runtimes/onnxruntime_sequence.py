@@ -1,119 +1,106 @@
-"""Forward passes of an ONNX graph behind a cache, in numpy arrays or in a device's memory (`runtimes.onnxruntime`).
-
-The graph takes the cached keys and values and gives them back with the new ones behind. They are handed on as views
-of what the last pass returned, cut at the position asked for, so that forgetting tokens costs nothing.
-"""
+"""One sequence in the caches of `runtimes.onnxruntime_cells`: the cells of its tokens are their positions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from runtimes.base import Logits
+from runtimes.onnxruntime_cells import NEVER, Bound, Caches, Floats, Layout, Views
 
-Ids = npt.NDArray[np.int64]
-
-ALL_ROWS: Final[Ids] = np.array([0], np.int64)
-LAST_ROW: Final[Ids] = np.array([-1], np.int64)
-"""What `first_row` may be: the graph computes logits from that row of the pass on."""
+CHUNK: Final = 256
+"""Tokens of one native pass; a longer append is cut, which bounds the masks and the scores."""
 
 
-class HostSequence:
-    """Passes whose cache lies in numpy arrays, (1, kv_heads, tokens, head_dim) each.
+def chunks(count: int, rows: Sequence[int]) -> Iterator[tuple[int, int, slice, Sequence[int]]]:
+    """The native passes of an append of `count` tokens of which `rows` (ascending) are wanted.
 
-    Called with ids (1, n), the first row asked for and how many cached tokens count; gives logits (rows, vocab). Where
-    a pass raises, the cache is as it was.
+    Of each from which token to which it goes, which of the wanted rows are among them, and their offsets there; where
+    none are, the offset of the last, because a pass has at least one.
     """
+    for begin in range(0, count, CHUNK):
+        end = min(begin + CHUNK, count)
+        first, last = bisect_left(rows, begin), bisect_left(rows, end)
+        yield begin, end, slice(first, last), [row - begin for row in rows[first:last]] or [end - begin - 1]
 
-    def __init__(self, session: Any) -> None:
-        self._session = session
-        self._names, self._outputs, self._cache = _layout(session)
 
-    def arrays(self, past: int) -> list[npt.NDArray[np.float32]]:
-        """The first `past` cached tokens."""
-        return [array[:, :, :past] for array in self._cache]
+class TokenSequence:
+    """Called with tokens, the offsets of the wanted rows, ascending, and how many cached tokens count; gives logits
+    (rows, vocab), valid until the next call. Where a pass raises, what is cached before those tokens is as it was."""
 
-    def load(self, arrays: Sequence[npt.NDArray[np.float32]]) -> None:
+    def __init__(self, session: Any, layout: Layout, place: tuple[str, int] = ("cpu", 0)) -> None:
+        self._caches = Caches(session, layout, place)
+        self._layout = layout
+        self._bands: dict[str, Floats] = {}
+        self._reach = 0
+
+    def __call__(self, tokens: Sequence[int], rows: Sequence[int], past: int) -> Logits:
+        if len(tokens) <= CHUNK:
+            return self._run(tokens, rows, past)
+        out = np.empty((len(rows), self._layout.vocab), np.float32)
+        for begin, end, slots, here in chunks(len(tokens), rows):
+            out[slots] = self._run(tokens[begin:end], here, past + begin)[: slots.stop - slots.start]
+        return out
+
+    def prepared(self, passes: Sequence[tuple[Sequence[int], Sequence[int], int]]) -> Callable[[], None]:
+        """Runs those passes, of up to `CHUNK` tokens each, with everything bound beforehand."""
+        self._caches.views(max(past + len(tokens) for tokens, _, past in passes), 0)  # buffers stay where they are
+        bound = []
+        for tokens, rows, past in passes:
+            views = self._views(len(tokens), past)
+            bound.append(self._caches.single(views, len(tokens), len(rows)))
+            self._fill(bound[-1], views, tokens, rows, past)
+
+        def run() -> None:
+            for each in bound:
+                each.run()
+
+        return run
+
+    def arrays(self, past: int) -> list[Floats]:
+        """The first `past` cached tokens, (1, kv_heads, past, head_dim) each."""
+        return [self._caches.memory.read(cache, past) for cache in range(len(self._layout.names))]
+
+    def load(self, arrays: Sequence[Floats]) -> None:
         """Have what `arrays` gave. Raises ValueError for another model's."""
-        _check(arrays, _layout(self._session)[2])
-        self._cache = list(arrays)
+        layout = self._layout
+        tokens = {array.shape[2] for array in arrays if array.ndim == 4}
+        if len(tokens) != 1 or [(*a.shape[:2], a.shape[3], a.dtype) for a in arrays] != [
+            (1, layout.heads, layout.width, np.float32)
+        ] * len(layout.names):
+            raise ValueError("arrays of another shape")
+        self._caches.views(max(1, *tokens), 0)
+        self._caches.memory.write(arrays)
 
-    def __call__(self, ids: Ids, first_row: Ids, past: int) -> Logits:
-        feed: dict[str, Any] = {name: array[:, :, :past] for name, array in zip(self._names, self._cache, strict=True)}
-        feed["input_ids"], feed["first_row"] = ids, first_row
-        logits, *cache = self._session.run(self._outputs, feed)
-        self._cache = cache
-        found: Logits = logits[0]
-        return found
+    def _run(self, tokens: Sequence[int], rows: Sequence[int], past: int) -> Logits:
+        views = self._views(len(tokens), past)
+        bound = self._caches.bound(views, len(tokens), len(rows))
+        self._fill(bound, views, tokens, rows, past)
+        bound.run()
+        return bound.logits
 
+    def _views(self, count: int, past: int) -> Views:
+        return self._caches.views(past + count, max(0, past - self._layout.window + 1))
 
-class BoundSequence:
-    """The same with a cache that stays in the device's memory; only ids go there, only logits come back."""
+    def _fill(self, bound: Bound, views: Views, tokens: Sequence[int], rows: Sequence[int], past: int) -> None:
+        count = len(tokens)
+        positions = np.arange(past, past + count)
+        masks = {kind: self._mask(kind, past - first, count, last - first) for kind, (first, last) in views.items()}
+        bound.fill(tokens, positions, positions, masks, rows)
 
-    def __init__(self, session: Any, device: str, index: int = 0) -> None:
-        self._session, self._place = session, (device, index)
-        self._names, self._outputs, self._empty = _layout(session)
-        self._cache: list[Any] = []
-
-    def arrays(self, past: int) -> list[npt.NDArray[np.float32]]:
-        """The first `past` cached tokens."""
-        return [np.ascontiguousarray(value.numpy()[:, :, :past]) for value in self._cache] if past else self._empty
-
-    def load(self, arrays: Sequence[npt.NDArray[np.float32]]) -> None:
-        """Have what `arrays` gave. Raises ValueError for another model's."""
-        from onnxruntime import OrtValue
-
-        _check(arrays, self._empty)
-        self._cache = [OrtValue.ortvalue_from_numpy(np.ascontiguousarray(a), *self._place) for a in arrays]
-
-    def __call__(self, ids: Ids, first_row: Ids, past: int) -> Logits:
-        binding = self._session.io_binding()
-        binding.bind_cpu_input("input_ids", ids)
-        binding.bind_cpu_input("first_row", first_row)
-        kept = [self._bind(binding, i, name, past) for i, name in enumerate(self._names)]
-        binding.bind_output("logits", "cpu")
-        for name in self._outputs[1:]:
-            binding.bind_output(name, *self._place)
-        self._session.run_with_iobinding(binding)
-        logits, *self._cache = binding.get_outputs()
-        del kept  # what the pass read must live until it has run
-        found: Logits = logits.numpy()[0]
-        return found
-
-    def _bind(self, binding: Any, i: int, name: str, past: int) -> Any:
-        """Bind the first `past` tokens of the i-th cached tensor; returns what must be kept alive meanwhile."""
-        from onnxruntime import OrtValue
-
-        if past == 0:
-            binding.bind_cpu_input(name, self._empty[i])
-            return self._empty[i]
-        value = self._cache[i]
-        batch, heads, length, width = value.shape()
-        if length == past:
-            binding.bind_ortvalue_input(name, value)
-        elif heads == 1:  # a prefix of the tokens is a prefix of the memory
-            binding.bind_input(name, *self._place, np.float32, (batch, heads, past, width), value.data_ptr())
-        else:
-            cut = np.ascontiguousarray(value.numpy()[:, :, :past])
-            value = OrtValue.ortvalue_from_numpy(cut, *self._place)
-            binding.bind_ortvalue_input(name, value)
-        return value
-
-
-def _check(arrays: Sequence[npt.NDArray[np.float32]], empty: Sequence[npt.NDArray[np.float32]]) -> None:
-    tokens = {array.shape[2] for array in arrays if array.ndim == 4}
-    if len(tokens) != 1 or [(*a.shape[:2], a.shape[3], a.dtype) for a in arrays] != [
-        (*e.shape[:2], e.shape[3], e.dtype) for e in empty
-    ]:
-        raise ValueError("arrays of another shape")
-
-
-def _layout(session: Any) -> tuple[list[str], list[str], list[npt.NDArray[np.float32]]]:
-    """Names of the cached inputs, of the outputs in their order (logits first), and empty arrays to begin with."""
-    cached = [i for i in session.get_inputs() if i.name.startswith("past_key_values.")]
-    outputs = ["logits", *(i.name.replace("past_key_values.", "present.", 1) for i in cached)]
-    empty = [np.zeros((1, int(i.shape[1]), 0, int(i.shape[3])), np.float32) for i in cached]
-    return [i.name for i in cached], outputs, empty
+    def _mask(self, kind: str, past: int, count: int, cells: int) -> Floats:
+        """What `count` tokens behind `past` of `cells` cells see of them: cut from a band that is made once."""
+        if cells > self._reach:
+            self._reach = reach = 2 * cells
+            for name, width in (("global", reach), ("local", min(reach, self._layout.window))):
+                strip = np.full(reach + width + reach, NEVER, np.float32)
+                strip[reach : reach + width] = 0
+                shape = (reach + width, reach)
+                self._bands[name] = np.lib.stride_tricks.as_strided(strip, shape, (4, 4), writeable=False)
+        band = self._bands[kind]
+        newest = len(band) - 1 - past  # the row whose last zero lies in the first token's cell
+        stop = newest - count
+        return band[newest : stop if stop >= 0 else None : -1, :cells]

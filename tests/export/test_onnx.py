@@ -21,7 +21,8 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from export import onnx as exporter  # noqa: E402
 from export.checkpoint import count_parameters  # noqa: E402
 from export.onnx_graph import EMBEDDING, Graph, GraphError, rewrite  # noqa: E402
-from export.onnx_quant import BLOCK, Blocks, dequantize_blocks, quantize_blocks  # noqa: E402
+from export.onnx_quant import BLOCKS, Blocks, dequantize_blocks, quantize_blocks  # noqa: E402
+from runtimes.onnxruntime_cells import GRAPH  # noqa: E402
 
 TOOLSET: Any = None  # leaves no trace in this format
 
@@ -69,18 +70,25 @@ def test_what_is_written(tiny: Checkpoint, written: dict[str, tuple[Path, Any]],
     model, _ = stored(folder)
     onnx.checker.check_model(model)
     config = tiny.config
-    shape = [1, config["num_key_value_heads"], "past", config["head_dim"]]
-    kinds = [f"{i}.{kind}" for i in range(config["num_hidden_layers"]) for kind in ("key", "value")]
+    kinds = ["local" if kind == "sliding_attention" else "global" for kind in config["layer_types"]]
+    caches = {
+        f"{i}.{part}": [1, config["num_key_value_heads"], f"{kind} cells", config["head_dim"]]
+        for i, kind in enumerate(kinds)
+        for part in ("key", "value")
+    }
     session = ort.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     assert {i.name: i.shape for i in session.get_inputs()} == {
-        "input_ids": [1, "n"],
-        **{f"past_key_values.{kind}": shape for kind in kinds},
-        "first_row": [1],
+        **dict.fromkeys(("input_ids", "positions", "cells.global", "cells.local"), [1, "n"]),
+        "rows": ["rows"],
+        **{f"mask.{kind}": ["n", f"{kind} cells"] for kind in ("global", "local")},
+        **{f"past_key_values.{name}": shape for name, shape in caches.items()},
     }
     assert {o.name: o.shape for o in session.get_outputs()} == {
-        "logits": [1, "rows", tiny.vocab_size],
-        **{f"present.{kind}": [*shape[:2], "past + n", shape[3]] for kind in kinds},
+        "logits": ["rows", tiny.vocab_size],
+        **{f"present.{name}": shape for name, shape in caches.items()},
     }
+    said = session.get_modelmeta().custom_metadata_map
+    assert said == {"edgecall.graph": GRAPH, "sliding_window": str(config["sliding_window"])}
 
 
 def test_fp32_is_the_checkpoint_stored_once(tiny: Checkpoint, written: dict[str, tuple[Path, Any]]) -> None:
@@ -113,7 +121,7 @@ def test_every_matrix_is_quantized(
         assert blocks.bits == (8 if name == EMBEDDING else bits)
         back = dequantize_blocks(blocks, want[name].shape[1])
         # The far end of a block may be clipped: at 8 bits by half a step, at 4 where that makes the rest better.
-        step = np.repeat(np.abs(blocks.scale), BLOCK, axis=1)[:, : want[name].shape[1]]
+        step = np.repeat(np.abs(blocks.scale), BLOCKS[blocks.bits], axis=1)[:, : want[name].shape[1]]
         error = np.abs(back - want[name]) / step
         assert (error <= 0.51).mean() > (0.99 if blocks.bits == 8 else 0.9)
         assert error.max() <= (1.01 if blocks.bits == 8 else 4)
@@ -133,7 +141,7 @@ def test_embedding_and_output_layer_share_one_matrix(written: dict[str, tuple[Pa
     model, _ = stored(written[quant][0])
     lookup = next(n for n in model.graph.node if n.op_type == "GatherBlockQuantized")
     table = next(n for n in model.graph.node if n.output[0] == lookup.input[0])
-    head = next(n for n in model.graph.node if n.output[0] == "logits.rows")
+    head = next(n for n in model.graph.node if n.output[0] == "logits")
     assert head.input[1] == table.input[0] == f"{EMBEDDING}.int8"
     assert head.input[2] == lookup.input[2]
 
@@ -164,7 +172,7 @@ def test_blocks_mean_to_onnxruntime_what_they_mean_here(bits: int, width: int) -
     inputs = {"x": x, "b": blocks.packed, "s": blocks.scale}
     if blocks.zero is not None:
         inputs["z"] = blocks.zero
-    got = run_one("MatMulNBits", inputs, (5, 24), K=width, N=24, bits=bits, block_size=BLOCK, accuracy_level=1)
+    got = run_one("MatMulNBits", inputs, (5, 24), K=width, N=24, bits=bits, block_size=BLOCKS[bits], accuracy_level=1)
     np.testing.assert_allclose(got, x @ dequantize_blocks(blocks, width).T, atol=2e-4)
 
 
@@ -173,18 +181,19 @@ def test_lookup_of_8_bit_rows() -> None:
     blocks = quantize_blocks(weight, 8)
     ids = np.array([[3, 39, 0, 3]])
     inputs = {"t": blocks.packed.reshape(40, -1), "i": ids, "s": blocks.scale}
-    got = run_one("GatherBlockQuantized", inputs, (1, 4, 96), gather_axis=0, quantize_axis=1, block_size=BLOCK, bits=8)
-    np.testing.assert_array_equal(got, dequantize_blocks(blocks, 96)[ids])
+    sizes = {"gather_axis": 0, "quantize_axis": 1, "block_size": BLOCKS[8], "bits": 8}
+    got = run_one("GatherBlockQuantized", inputs, (1, 4, 128), **sizes)
+    np.testing.assert_array_equal(got[..., :96], dequantize_blocks(blocks, 96)[ids])
 
 
 def test_eight_bits_are_within_half_a_step() -> None:
     weight = np.random.default_rng(1).standard_t(2, size=(50, 70)).astype(np.float32)
     blocks = quantize_blocks(weight, 8, rows_at_once=7)
-    step = np.repeat(np.abs(blocks.scale), BLOCK, axis=1)[:, :70]
+    step = np.repeat(np.abs(blocks.scale), BLOCKS[8], axis=1)[:, :70]
     error = np.abs(dequantize_blocks(blocks, 70) - weight) / step
     assert error.max() <= 1.001
     assert (error <= 0.501).mean() > 0.99  # what lies as far out as the extreme, on the other side, loses a step
-    widest = np.abs(np.pad(weight, ((0, 0), (0, 26))).reshape(50, 3, BLOCK)).max(axis=-1)
+    widest = np.abs(np.pad(weight, ((0, 0), (0, 58))).reshape(50, 2, BLOCKS[8])).max(axis=-1)
     np.testing.assert_allclose(np.abs(blocks.scale), widest / 128, rtol=1e-6)
 
 
@@ -192,7 +201,7 @@ def test_eight_bits_are_within_half_a_step() -> None:
 def test_four_bits_beat_plain_rounding(tail: int) -> None:
     """Plain rounding: 16 steps from the block's least to its greatest value."""
     weight = np.random.default_rng(tail).standard_t(tail, size=(200, 128)).astype(np.float32)
-    cut = weight.reshape(200, -1, BLOCK)
+    cut = weight.reshape(200, -1, BLOCKS[4])
     low, high = cut.min(-1, keepdims=True).clip(max=0), cut.max(-1, keepdims=True).clip(min=0)
     scale = (high - low) / 15
     zero = np.rint(-low / scale)
@@ -203,7 +212,7 @@ def test_four_bits_beat_plain_rounding(tail: int) -> None:
 
 def test_four_bits_keep_what_four_bits_can_say() -> None:
     rng = np.random.default_rng(2)
-    q = rng.integers(0, 16, size=(60, 3, BLOCK)).astype(np.float32)
+    q = rng.integers(0, 16, size=(60, 3, BLOCKS[4])).astype(np.float32)
     q[..., 0], q[..., 1] = 0, 15
     scale = rng.uniform(0.01, 2, size=(60, 3, 1)).astype(np.float32)
     weight = ((q - rng.integers(0, 16, size=(60, 3, 1))) * scale).reshape(60, -1).astype(np.float32)

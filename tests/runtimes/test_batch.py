@@ -21,7 +21,7 @@ from runtimes.errors import SessionError
 PREFIX = list(range(40, 140))
 
 
-RUNTIMES = {"llama_cpp": ("gguf", "f32"), "torch": ("safetensors", "fp32")}
+RUNTIMES = {"llama_cpp": ("gguf", "f32"), "torch": ("safetensors", "fp32"), "onnxruntime": ("onnx", "fp32")}
 
 
 @pytest.fixture(scope="module", params=RUNTIMES)
@@ -92,7 +92,7 @@ def test_a_failed_append_changes_nothing(model: Any) -> None:
 
 
 def test_lanes_that_fill_a_shared_context_are_told(model: Any) -> None:
-    """llama.cpp's lanes share one context; torch's have one each."""
+    """llama.cpp's lanes share one context; the others' have one each."""
     batch = model.batch(4, PREFIX)
     each = (model.context_length - len(PREFIX)) // 2
     part = [7] * each

@@ -23,7 +23,8 @@ pytest.importorskip("optimum.exporters.onnx")
 
 from export import onnx as exporter  # noqa: E402
 from runtimes import onnxruntime as runtime  # noqa: E402
-from runtimes.onnxruntime_sequence import BoundSequence, HostSequence  # noqa: E402
+from runtimes.onnxruntime_cells import GRAPH, Bound, Layout  # noqa: E402
+from runtimes.onnxruntime_sequence import CHUNK, TokenSequence, chunks  # noqa: E402
 
 MEAN_ERROR = {"fp32": 2e-5, "int8": 0.2, "int4": 1.6}
 
@@ -101,27 +102,153 @@ def test_says_what_it_uses(exported: Maker, quant: str) -> None:
     assert opened.native.get_session_options().inter_op_num_threads == 1
 
 
+class _Value:
+    """An `OrtValue` in a device's memory, which lies on the CPU here."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array.copy()
+
+    @classmethod
+    def ortvalue_from_numpy(cls, array: np.ndarray, device: str, index: int) -> _Value:
+        assert (device, index) == ("elsewhere", 3)
+        return cls(array)
+
+    def data_ptr(self) -> int:
+        return int(self.array.__array_interface__["data"][0])
+
+    def numpy(self) -> np.ndarray:
+        return self.array.copy()
+
+    def update_inplace(self, array: np.ndarray) -> None:
+        assert array.flags.c_contiguous and array.shape == self.array.shape
+        self.array[:] = array
+
+
+class _Elsewhere:
+    """A session's I/O binding that calls the CPU's memory by a device's name."""
+
+    def __init__(self, native: Any) -> None:
+        self._io = native.io_binding()
+
+    def bind_cpu_input(self, name: str, array: np.ndarray) -> None:
+        self._io.bind_cpu_input(name, array)
+
+    def bind_input(self, name: str, device: str, index: int, *rest: Any) -> None:
+        assert (device, index) == ("elsewhere", 3)
+        self._io.bind_input(name, "cpu", 0, *rest)
+
+    def bind_output(self, name: str, device: str, index: int, *rest: Any) -> None:
+        assert (device, index) == (("cpu", 0) if name == "logits" else ("elsewhere", 3))
+        self._io.bind_output(name, "cpu", 0, *rest)
+
+
+class _Session:
+    def __init__(self, native: Any) -> None:
+        self._native = native
+
+    def io_binding(self) -> _Elsewhere:
+        return _Elsewhere(self._native)
+
+    def run_with_iobinding(self, binding: _Elsewhere) -> None:
+        self._native.run_with_iobinding(binding._io)
+
+
 @pytest.mark.parametrize("heads", [1, 2])
-def test_a_cache_in_device_memory(tiny: Checkpoint, tmp_path: Path, heads: int) -> None:
-    """What CUDA uses, bound to the CPU's memory: the same numbers to the bit, at every way to come to a position."""
+def test_caches_in_device_memory(tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heads: int) -> None:
+    """The same numbers to the bit, at every way to come to a position, where only addresses are known of the caches."""
     source = odd_checkpoint(tmp_path / "odd", tiny, num_key_value_heads=heads)
     (tmp_path / "out").mkdir()
     native = runtime.open_model(export(source, tmp_path / "out", "fp32"), device="cpu", threads=1).native
-    host, bound = HostSequence(native), BoundSequence(native, "cpu")
-    tokens = np.array([tokens_of(source, 120, 5)])
-    for past, end in [(0, 50), (50, 51), (51, 90), (60, 61), (30, 120), (0, 7), (7, 8)]:
-        for first_row in (np.array([0]), np.array([-1])):
-            want = host(tokens[:, past:end], first_row, past)
-            got = bound(tokens[:, past:end], first_row, past)
-            np.testing.assert_array_equal(got, want)
-            assert len(got) == (1 if first_row[0] else end - past)
+    monkeypatch.setattr(ort, "OrtValue", _Value)
+    layout = Layout.of(native)
+    host, device = TokenSequence(native, layout), TokenSequence(_Session(native), layout, ("elsewhere", 3))
+    tokens = tokens_of(source, 400, 5)
+    for past, end in [(0, 50), (50, 51), (51, 90), (60, 61), (30, 400), (0, 7), (7, 8)]:
+        for rows in (list(range(end - past)), [end - past - 1]):
+            want = host(tokens[past:end], rows, past).copy()
+            np.testing.assert_array_equal(device(tokens[past:end], rows, past), want)
+    for kept, mine in zip(device.arrays(8), host.arrays(8), strict=True):
+        np.testing.assert_array_equal(kept, mine)
+    other = TokenSequence(_Session(native), layout, ("elsewhere", 3))
+    assert other.arrays(0)[0].shape[2] == 0
+    other.load(host.arrays(8))
+    np.testing.assert_array_equal(other(tokens[8:9], [0], 8), host(tokens[8:9], [0], 8))
 
 
 def test_only_the_wanted_rows_are_computed(tiny: Checkpoint, model: runtime.OnnxModel) -> None:
     run = model.sequence()
-    ids = np.array([tokens_of(tiny, 20, 6)])
-    assert run(ids, np.array([15]), 0).shape == (5, tiny.vocab_size)
-    np.testing.assert_array_equal(run(ids, np.array([-1]), 0)[0], run(ids, np.array([0]), 0)[-1])
+    ids = tokens_of(tiny, 20, 6)
+    every = run(ids, range(20), 0).copy()
+    for rows in ([19], [0], [3, 4, 11]):
+        found = run(ids, rows, 0)
+        assert found.shape == (len(rows), tiny.vocab_size)
+        np.testing.assert_allclose(found, every[rows], atol=1e-5)
+
+
+def test_chunks_share_the_wanted_rows_out() -> None:
+    rows = [0, CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 5]
+    found = list(chunks(2 * CHUNK + 6, rows))
+    assert [(begin, end) for begin, end, *_ in found] == [
+        (0, CHUNK), (CHUNK, 2 * CHUNK), (2 * CHUNK, 2 * CHUNK + 6),
+    ]  # fmt: skip
+    assert [here for *_, here in found] == [[0, CHUNK - 1], [CHUNK - 1], [0, 5]]
+    assert [rows[slots] for *_, slots, _ in found] == [rows[:2], [], rows[2:]]
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_any_number_of_cells(tiny: Checkpoint, tmp_path: Path, heads: int) -> None:
+    """One after the other across the steps in which buffers grow and are bound, and back again behind each."""
+    source = odd_checkpoint(tmp_path / "odd", tiny, num_key_value_heads=heads)
+    (tmp_path / "out").mkdir()
+    opened = runtime.open_model(export(source, tmp_path / "out", "fp32"), device="cpu", threads=1)
+    tokens = tokens_of(source, 300, 8)
+    want, session = reference(source, tokens), opened.session()
+    for position in (62, 63, 64, 65, 127, 128, 129, 191, 255, 256, 257, 299):
+        session.append(tokens[session.position : position])
+        for length in (1, 2):
+            part = tokens[position : position + length]
+            found = session.append(part, rows="all")
+            np.testing.assert_allclose(found, want[position : position + len(part)], atol=2e-4)
+            session.rewind(position)
+        session.rewind(position // 2)
+
+
+def test_caches_are_updated_in_place(tiny: Checkpoint, model: runtime.OnnxModel) -> None:
+    """A pass writes its own cells and no other: what another sequence marked there stays."""
+    run = model.sequence()
+    tokens = tokens_of(tiny, 40, 9)
+    run(tokens[:30], [0], 0)
+    marked = [np.where(np.arange(64)[:, None] >= 33, 7, a).astype(np.float32) for a in run.arrays(64)]
+    run.load(marked)
+    before = [a.copy() for a in run.arrays(64)]
+    run(tokens[30:33], [2], 30)
+    for now, was in zip(run.arrays(64), before, strict=True):
+        np.testing.assert_array_equal(now[:, :, :30], was[:, :, :30])
+        np.testing.assert_array_equal(now[:, :, 33:], was[:, :, 33:])
+        assert np.all(now[:, :, 30:33] != was[:, :, 30:33])
+
+
+def test_what_is_bound_is_used_again(
+    tiny: Checkpoint, model: runtime.OnnxModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests behind one prefix bind nothing after the first of each size."""
+    session, tokens = model.session(), tokens_of(tiny, 60, 10)
+    session.append(tokens[:40])
+    made: list[tuple[int, int]] = []
+    plain = Bound.__init__
+
+    def watched(self: Bound, *args: Any) -> None:
+        made.append(args[-2:])
+        plain(self, *args)
+
+    monkeypatch.setattr(Bound, "__init__", watched)
+    for _ in range(3):
+        session.append(tokens[40:45])
+        session.append(tokens[45:46])
+        session.append(tokens[46:50], rows=[0, 3])
+        session.append(tokens[50:51])
+        session.rewind(40)
+    assert made == [(5, 1), (1, 1), (4, 2)]
 
 
 def test_bare_loop_computes_what_a_session_does(
@@ -130,20 +257,20 @@ def test_bare_loop_computes_what_a_session_does(
     tokens = tokens_of(tiny, 2 * WINDOW, 7)
     passes = [tokens[100:112], tokens[112:113], tokens[113:]]
     seen: list[Any] = []
-    plain = HostSequence.__call__
+    plain = Bound.run
 
-    def watched(self: HostSequence, *args: Any) -> Any:
-        seen.append(plain(self, *args))
-        return seen[-1]
+    def watched(self: Bound) -> None:
+        plain(self)
+        seen.append(self.logits.copy())
 
-    monkeypatch.setattr(HostSequence, "__call__", watched)
+    monkeypatch.setattr(Bound, "run", watched)
     loop = runtime.bare_loop(artifact, device="cpu", threads=1, prefix=tokens[:100], passes=consecutive(100, passes))
     loop()
     loop()
     monkeypatch.undo()
     session = model.session()
     session.append(tokens[:100])
-    want = [session.append(part) for part in passes]
+    want = [session.append(part).copy() for part in passes]
     assert len(seen) == 1 + 2 * len(passes)
     for got, row in zip(seen[1:], want * 2, strict=True):
         assert got.shape == (1, tiny.vocab_size)
@@ -192,6 +319,12 @@ class _Native:
 
     def get_outputs(self) -> list[Any]:
         return [type("Output", (), {"name": "logits", "shape": [1, "rows", self._vocab]})()]
+
+    def get_inputs(self) -> list[Any]:
+        return [type("Input", (), {"name": "past_key_values.0.key", "shape": [1, 1, "local cells", 32]})()]
+
+    def get_modelmeta(self) -> Any:
+        return type("Meta", (), {"custom_metadata_map": {"edgecall.graph": GRAPH, "sliding_window": "64"}})()
 
     def get_session_options(self) -> Any:
         return type("Options", (), {"intra_op_num_threads": 1})()
@@ -290,6 +423,19 @@ def test_another_vocabulary_than_the_manifest_says(artifact: Artifact) -> None:
     other = Artifact(artifact.folder, {**artifact.manifest, "vocab_size": 12})
     with pytest.raises(ArtifactError, match="vocabulary of 12"):
         runtime.open_model(other, device="cpu", threads=1)
+
+
+@pytest.mark.parametrize("said", ["1", "3", None])
+def test_a_graph_of_another_version(artifact: Artifact, tmp_path: Path, said: str | None) -> None:
+    import onnx
+
+    made = onnx.load(artifact.weights)
+    del made.metadata_props[:]
+    onnx.helper.set_model_props(made, {} if said is None else {"edgecall.graph": said, "sliding_window": "64"})
+    onnx.save(made, tmp_path / "model.onnx")
+    with pytest.raises(ArtifactError, match=f"of version {said or 1}.*export again") as raised:
+        runtime.open_model(with_weights(artifact, tmp_path / "model.onnx"), device="cpu", threads=1)
+    assert "\n" not in str(raised.value)
 
 
 def test_the_context_is_the_manifests(artifact: Artifact) -> None:
