@@ -1,0 +1,42 @@
+"""The types that matrices of an ONNX export can have, and what its quantizations give to their classes.
+
+``int4b64`` is int4 in blocks of 64 weights instead of 32: fewer scales, coarser.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from export.base import Quant
+from export.mixed import CLASSES, Scheme
+
+BLOCK: Final = 32
+DYNAMIC: Final = "dynamic8"
+BLOCKS: Final = {
+    f"int{bits}" if block == BLOCK else f"int{bits}b{block}": (bits, block)
+    for bits in (8, 4)
+    for block in (16, BLOCK, 64, 128, 256)
+}
+"""Weight-only types -> bits of a weight and length of a block (those that MatMulNBits knows)."""
+
+QUANTS: Final[dict[str, Quant]] = {
+    "fp32": Quant(32, "fp32", 2e-3),
+    "int8": Quant(8, "int8", 2.0),
+    "int4": Quant(4, "int4", 8.0),
+}
+_BY_BITS: Final = {8: QUANTS["int8"], 4: QUANTS["int4"]}
+SCHEME: Final = Scheme(
+    "onnx",
+    types={
+        "fp32": QUANTS["fp32"],
+        "fp16": Quant(16, "fp16", 0.1),
+        **{name: Quant(bits, name, _BY_BITS[bits].logit_tolerance) for name, (bits, _) in BLOCKS.items()},
+        DYNAMIC: Quant(8, DYNAMIC, 4.0),
+    },
+    presets={
+        "fp32": dict.fromkeys(CLASSES, "fp32"),
+        "int8": dict.fromkeys(CLASSES, "int8"),
+        "int4": {"embedding": "int8", "attention": "int4", "mlp": "int4"},
+    },
+    in_layers=frozenset({DYNAMIC}),
+)
