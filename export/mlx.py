@@ -33,7 +33,7 @@ QUANTS: dict[str, Quant] = {
 }
 DEFAULT_QUANTS = ("fp32", "8bit", "4bit")
 _TOLERANCES = {8: 1.0, 6: 2.0, 5: 4.0, 4: 6.0, 3: 12.0}
-_WIDTHS = {f"{bits}bit{group}": bits for bits in _TOLERANCES for group in ("", "g32", "g64", "g128")}
+_WIDTHS = {f"{bits}bit{group}": bits for bits in _TOLERANCES for group in ("g32", "", "g64", "g128")}
 """Quantized types -> bits of a weight."""
 SCHEME = Scheme(
     FORMAT,

@@ -24,14 +24,14 @@ QUANTS: Final[dict[str, Quant]] = {
     "int8": Quant(8, "int8", 2.0),
     "int4": Quant(4, "int4", 8.0),
 }
-_BY_BITS: Final = {8: QUANTS["int8"], 4: QUANTS["int4"]}
 SCHEME: Final = Scheme(
     "onnx",
     types={
         "fp32": QUANTS["fp32"],
         "fp16": Quant(16, "fp16", 0.1),
-        **{name: Quant(bits, name, _BY_BITS[bits].logit_tolerance) for name, (bits, _) in BLOCKS.items()},
+        **{name: Quant(8, name, QUANTS["int8"].logit_tolerance) for name, (bits, _) in BLOCKS.items() if bits == 8},
         DYNAMIC: Quant(8, DYNAMIC, 4.0),
+        **{name: Quant(4, name, QUANTS["int4"].logit_tolerance) for name, (bits, _) in BLOCKS.items() if bits == 4},
     },
     presets={
         "fp32": dict.fromkeys(CLASSES, "fp32"),
