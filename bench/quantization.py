@@ -167,12 +167,12 @@ def _times(reference: Run, other: Run) -> dict[str, Any] | None:
 
 
 def _beats(one: Candidate, other: Candidate) -> bool:
+    saved, gained = (other.size or 0) - (one.size or 0), _right(one) - _right(other)
+    if saved < 0 or gained < 0:
+        return False
     found = _times(other.run, one.run)
     low, high = (1.0, 1.0) if found is None else found["ci95"]
-    if low > 1:
-        return False
-    sizes, right = (one.size or 0, other.size or 0), (_right(one), _right(other))
-    return sizes[0] <= sizes[1] and right[0] >= right[1] and (sizes[0] < sizes[1] or right[0] > right[1] or high < 1)
+    return low <= 1 and (saved > 0 or gained > 0 or high < 1)
 
 
 def _right(one: Candidate) -> int:

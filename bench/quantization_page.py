@@ -11,11 +11,11 @@ from bench.tables import Table, ms, number, percent, with_interval
 EXPENDABLE: Final = ("tool", "times (95% CI)", "won/lost", "embedding", "attention", "mlp")
 """What a narrow terminal does without, first to last."""
 LEGEND: Final = (
-    "exact: tool and all arguments right, decoded with the grammar; points: exact minus that of the unquantized "
-    "weights on the same cases; won/lost: cases that only it, or only the unquantized got right; p: exact McNemar "
-    "test, two-sided; times: median of its p50 over the unquantized's, case by case in the same blocks (paired bootstrap); "
-    "front: no other of the format is as small, as exact and as fast and better in one of them, where times count as "
-    "different if that interval excludes 1 between the two."
+    "exact: tool and all arguments right, decoded with the grammar; points: exact minus that of the unquantized, same "
+    "cases; won/lost: cases that only it, or only the unquantized got right; p: exact McNemar test, two-sided; times: "
+    "its median time over the unquantized's, case by case in the same blocks (paired bootstrap); front: no other of "
+    "the format is as small, as exact and as fast and better in one of them; times of two count as different where the "
+    "interval of their ratio excludes 1."
 )
 _COLUMNS: Final = (
     "#", "artifact", "embedding", "attention", "mlp", "MB", "exact (95% CI)", "tool", "points (95% CI)", "won/lost",
