@@ -154,7 +154,7 @@ def _method(report: dict[str, Any]) -> str:
         f"then up to {settings['requests']} timed ones on {settings['threads']} threads, the toolset's prefix cached.",
         "- Intervals of shares: Wilson; of differences: Newcombe; templates that cases share are resampled whole.",
         "- The best of many on the same cases looks better than it is: confirm it on cases that chose nothing, with "
-        "`bench lift --base MODEL --tuned MODEL` on an artifact of each.",
+        "`bench lift --base ARTIFACT --tuned ARTIFACT --cases FILE`.",
     ]
     return "\n".join(lines)
 

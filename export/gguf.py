@@ -85,8 +85,12 @@ WEIGHTS: Final = "model.gguf"
 GRAMMAR: Final = "toolset.gbnf"
 MODELFILE: Final = "Modelfile"
 
-_FTYPES: Final = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "q4_k_m": 15}
-"""enum llama_ftype (llama.h)."""
+_FTYPES: Final = {
+    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q4_k": 14, "q4_k_m": 15, "q5_k": 16,
+    "q6_k": 18, "iq4_nl": 25, "bf16": 32,
+}  # fmt: skip
+"""enum llama_ftype (llama.h): what most matrices are; q4_k and q5_k go as the S of theirs."""
+_FLOATS: Final = frozenset({"f32", "f16", "bf16"})
 _GGML_TYPES: Final = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "q4_k": 12, "q5_k": 13, "q6_k": 14,
     "iq4_nl": 20, "bf16": 30,
@@ -121,7 +125,9 @@ def write(source: Checkpoint, folder: Path, quant: str, toolset: Toolset) -> Wri
                 vocabulary, types = _write_plain(source, partial, quant)
             else:
                 vocabulary, tensors = _write_plain(source, plain, "f32")
-                _quantize(plain, partial, quant, {} if quant in QUANTS else _chosen_types(mix, tensors))
+                own = quant in QUANTS or mix.all_types() == {"bf16"}
+                kind = quant if own else _file_type(mix)
+                _quantize(plain, partial, kind, {} if own else _chosen_types(mix, tensors))
                 types = _tensor_types(partial)
             os.replace(partial, target)
             _write_text(folder / GRAMMAR, gbnf(toolset, vocabulary.wire))
@@ -228,6 +234,14 @@ def _chosen_types(mix: Mix, tensors: Iterable[str]) -> dict[str, str]:
     return {name: kind for name, kind in chosen.items() if kind not in _CHOSEN}
 
 
+def _file_type(mix: Mix) -> str:
+    """What the file calls itself: after mlp, or the next class that is quantized, since llama.cpp takes the types of
+    tensors only in a file of a quantized kind.
+    """
+    named = ["q4_k_m"] if "q4_k_m" in mix.all_types() else [*reversed(mix.types), *sorted(mix.all_types())]
+    return next((name for name in named if name not in _FLOATS), "q8_0")
+
+
 def _stored_as(kinds: Iterable[str]) -> set[str]:
     """What matrices for which `kinds` were meant may be stored in."""
     return set().union(*(_CHOSEN.get(kind, {kind.upper()}) for kind in kinds))
@@ -237,8 +251,7 @@ def _quantize(plain: Path, target: Path, quant: str, chosen: Mapping[str, str]) 
     """llama.cpp's own quantizer; it reads and writes tensor by tensor. `chosen` types come before its own."""
     native = llama_native.native()
     params = native.llama_model_quantize_default_params()
-    # Where all that counts is chosen, the kind of file must still be one that llama.cpp quantizes at all.
-    params.ftype = _FTYPES.get(quant) or _FTYPES["q4_k_m" if "q4_k_m" in quant else "q8_0"]
+    params.ftype = _FTYPES[quant]
     params.nthread = check_threads(None)
     overrides = (native.llama_model_tensor_override * (len(chosen) + 1))()  # the last one, empty, ends them
     for slot, (name, kind) in zip(overrides, chosen.items(), strict=False):

@@ -129,11 +129,26 @@ def wide(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Checkpoi
     )  # fmt: skip
 
 
+def dtype_of(folder: Path, source: Checkpoint, quant: str) -> str:
+    """What llama.cpp's runtime says that it computes in."""
+    from runtimes.artifact import Artifact
+    from runtimes.llama_cpp import open_model
+
+    manifest = {"format": "gguf", "quant": quant, "weights": "model.gguf", "vocab_size": source.vocab_size}
+    model = open_model(Artifact(folder, manifest), device="cpu", threads=1)
+    try:
+        return model.dtype
+    finally:
+        model.close()
+
+
 GGUF_MIXES = {
     "q8_0+embedding=q6_k+mlp=q4_0": {"embedding": {"q6_k": 1}, "attention": {"q8_0": 12}, "mlp": {"q4_0": 9}},
     "q5_1+mlp.1-2=iq4_nl": {"embedding": {"q5_1": 1}, "attention": {"q5_1": 12}, "mlp": {"iq4_nl": 6, "q5_1": 3}},
     "f32+attention=bf16+mlp=f16": {"embedding": {"f32": 1}, "attention": {"bf16": 12}, "mlp": {"f16": 9}},
     "q4_k+embedding=q5_k": {"embedding": {"q5_k": 1}, "attention": {"q4_k": 12}, "mlp": {"q4_k": 9}},
+    "bf16": {"embedding": {"bf16": 1}, "attention": {"bf16": 12}, "mlp": {"bf16": 9}},
+    "q5_0": {"embedding": {"q5_0": 1}, "attention": {"q5_0": 12}, "mlp": {"q5_0": 9}},
     "q4_1+embedding=q4_0+attention=q5_0": {"embedding": {"q4_0": 1}, "attention": {"q5_0": 12}, "mlp": {"q4_1": 9}},
 }  # fmt: skip
 
@@ -151,6 +166,7 @@ def test_gguf_has_the_types_that_were_asked_for(wide: Checkpoint, kiwi: Toolset,
     for tensor in matrices:
         assert tensor.tensor_type.name.lower() == mix.of(*place_of(tensor.name)), tensor.name
     assert facts.details["classes"] == GGUF_MIXES[quant]
+    assert dtype_of(tmp_path, wide, quant) == quant
     assert facts.details["fallback_types"] == {}
 
 
