@@ -36,8 +36,9 @@ def render(report: dict[str, Any], *, plot: str | None = None) -> str:
         parts.append(f"![Exact calls against size and p50]({plot})")
     parts.append("## Results\n\n" + LEGEND)
     parts += [_table(table, level=3) for table in tables(report)]
-    runs = [one for entry in report["formats"] for one in entry["candidates"] if one["latency_ms"]]
-    parts += [_method(report), machine_section(report, runs), _remarks(report)]
+    references = [one for entry in report["formats"] for one in entry["candidates"] if one["test"] is None]
+    measured = [one for one in references if one["accuracy"]]
+    parts += [_method(report), machine_section(report, measured), _remarks(report)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -145,10 +146,7 @@ def _method(report: dict[str, Any]) -> str:
     if kept:
         lines.append(f"- The answers of {kept} were kept from an earlier run over the same artifacts, cases and code.")
     if untimed:
-        lines.append(
-            f"- {untimed} have no p50 and so no place on the front: others are as small and more exact, and `--timed` "
-            "says how many are timed."
-        )
+        lines.append(f"- {untimed} were not timed (`--timed` says how many are) and so have no place on the front.")
     lines += [
         f"- p50: all at once, a process each, taking turns in shuffled blocks; {settings['warmup']} warm-up requests, "
         f"then up to {settings['requests']} timed ones on {settings['threads']} threads, the toolset's prefix cached.",

@@ -25,7 +25,7 @@ def draw(report: dict[str, Any], path: Path) -> bool:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     colours = _colours([entry["runtime"] for entry in entries])
     figure, (by_size, by_time) = plt.subplots(1, 2, sharey=True, figsize=(12, 5.4), dpi=150)
@@ -33,17 +33,21 @@ def draw(report: dict[str, Any], path: Path) -> bool:
     for entry, marker in zip(entries, _MARKERS * len(entries), strict=False):
         colour = colours[entry["runtime"]]
         for place, one in numbered(entry).items():
-            _point(by_size, one["size_mb"], place, one, colour, marker)
+            name = str(place) if _named(one, entry) else ""
+            _point(by_size, one["size_mb"], name, one, colour, marker)
             if one["latency_ms"]:
-                _point(by_time, one["latency_ms"]["p50"], place, one, colour, marker)
-            if one["front"] or one["artifact"] == entry["recommended"]:
-                p50 = f", {ms(one['latency_ms']['p50'])} ms" if one["latency_ms"] else ""
-                taken = "  ← smallest within bounds" if one["artifact"] == entry["recommended"] else ""
-                label = f"{place}  {one['artifact']}: {number(one['size_mb'], 3)} MB{p50}{taken}"
-                handles.append(Line2D([], [], linestyle="", marker=marker, color=colour, label=label))
-    handles.append(Line2D([], [], linestyle="", marker="o", color=GREY, label="beaten by another in all three"))
+                _point(by_time, one["latency_ms"]["p50"], name, one, colour, marker)
+            if _named(one, entry):
+                shown = colour if one["front"] else GREY
+                label = _label(place, one, entry)
+                handles.append(Line2D([], [], linestyle="", marker=marker, color=shown, label=label))
+    handles.append(Line2D([], [], linestyle="", marker="o", color=GREY, label="beaten by another, or (left) not timed"))
     for axes, what in ((by_size, "size of the weights, MB"), (by_time, "p50 latency of a request, ms")):
-        axes.set_xlabel(what)
+        axes.set_xlabel(f"{what} (log scale)")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.0f}%"))
         axes.grid(True, color="#dddddd", linewidth=0.8)
         axes.set_axisbelow(True)
@@ -63,18 +67,30 @@ def draw(report: dict[str, Any], path: Path) -> bool:
     return True
 
 
-def _point(axes: Any, x: float, place: int, one: dict[str, Any], colour: str, marker: str) -> None:
-    """On the front in colour, with its interval and its number in the tables; the others small and grey behind."""
-    y = one["accuracy"]["exact"]
-    if not one["front"]:
+def _named(one: dict[str, Any], entry: dict[str, Any]) -> bool:
+    return one["front"] or one["artifact"] in (entry["recommended"], entry["reference"])
+
+
+def _label(place: int, one: dict[str, Any], entry: dict[str, Any]) -> str:
+    p50 = f", {ms(one['latency_ms']['p50'])} ms" if one["latency_ms"] else ""
+    what = {entry["reference"]: " (unquantized)", entry["recommended"]: "  ← the smallest within bounds"}
+    return f"{place}  {one['artifact']}: {number(one['size_mb'], 3)} MB{p50}{what.get(one['artifact'], '')}"
+
+
+def _point(axes: Any, x: float, name: str, one: dict[str, Any], colour: str, marker: str) -> None:
+    """On the front in colour, with its interval; the others small and grey behind. `name` is its number, if shown."""
+    y, front = one["accuracy"]["exact"], one["front"]
+    if front:
+        low, high = one["accuracy"]["exact_ci95"]
+        axes.errorbar(
+            x, y, yerr=[[max(0.0, y - low)], [max(0.0, high - y)]], fmt=marker, markersize=7, color=colour,
+            markeredgecolor="white", ecolor=colour, elinewidth=0.9, capsize=2, alpha=0.9, zorder=3,
+        )  # fmt: skip
+    else:
         axes.plot(x, y, marker, color=GREY, markersize=5, alpha=0.8, zorder=1)
-        return
-    low, high = one["accuracy"]["exact_ci95"]
-    axes.errorbar(
-        x, y, yerr=[[max(0.0, y - low)], [max(0.0, high - y)]], fmt=marker, markersize=7, color=colour,
-        markeredgecolor="white", ecolor=colour, elinewidth=0.9, capsize=2, alpha=0.9, zorder=3,
-    )  # fmt: skip
-    axes.annotate(
-        str(place), (x, y), textcoords="offset points", xytext=(6, 5), fontsize=9, color=colour, zorder=4,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.3},
-    )  # fmt: skip
+    if name:
+        axes.annotate(
+            name, (x, y), textcoords="offset points", xytext=(6, 5), fontsize=9, zorder=4,
+            color=colour if front else "#666666",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.3},
+        )  # fmt: skip

@@ -136,8 +136,8 @@ def dev_cases(settings: Settings, toolset: Toolset, limit: int | None) -> Suite:
 
 
 def to_time(search: Search, most: int) -> list[Candidate]:
-    """The unquantized, and at most so many others: first those that no other beats in both size and exact calls, the
-    smallest first; then by size.
+    """The unquantized, and at most so many others: those that no other beats in both size and exact calls, then what is
+    one type or quantization throughout, then the smallest.
     """
     known = sorted((one for one in search.candidates if one.answered), key=lambda one: (one.size or 0, -_right(one)))
     best, seen = [], -1
@@ -145,8 +145,8 @@ def to_time(search: Search, most: int) -> list[Candidate]:
         if _right(one) > seen:
             best.append(one)
             seen = _right(one)
-    rest = [one for one in known if one not in best]
-    return [search.reference, *[*best, *rest][:most]]
+    plain = [one for one in known if "+" not in one.run.name]
+    return [search.reference, *list(dict.fromkeys([*best, *plain, *known]))[:most]]
 
 
 def _search(bench: Bench, asked: Asked, scheme: Scheme, types: Sequence[str], provider: Provider) -> Search:

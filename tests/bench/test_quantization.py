@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import bench.quantization_run
+from bench.answering import exportable
 from bench.cli import main
 from bench.quantization import Candidate, Search, build, compare, front, loses, recommend, validate
 from bench.quantization_answers import keep, path_of, restore
@@ -23,7 +24,7 @@ from bench.records import Run, Settings
 from bench.run import Outcome
 from bench.screen import Screen
 from bench.stats import mcnemar
-from bench.variants import Missing
+from bench.variants import Missing, choose
 from export import scheme_of
 from export.mixed import Mix, Scheme, name_of, parse
 from router.cases import Case
@@ -223,6 +224,20 @@ def test_the_front_of_size_and_exact_is_timed_first(search: Search) -> None:
     assert [one.run.name for one in to_time(search, 9)][1:] == [
         "gguf-q4_0", "gguf-q4_0+embedding=q8_0", "gguf-q8_0+mlp=q4_0", "gguf-q8_0", "gguf-q5_0",
     ]  # fmt: skip
+    search.candidates.append(candidate(load_toolset("kiwi"), "q4_1+mlp=q4_0", wrong=30, size=5_100_000, ms=1.0))
+    last = [one.run.name for one in to_time(search, 9)][-2:]
+    assert last == ["gguf-q5_0", "gguf-q4_1+mlp=q4_0"], "what has one type throughout comes before what is smaller"
+
+
+def test_every_bench_knows_a_mix_by_name() -> None:
+    found = exportable("gguf-q8_0+mlp=q4_0+attention=q8_0")
+    assert (found.runtime, found.artifact, found.precision) == ("llama_cpp", "gguf-q8_0+mlp=q4_0", 4)
+    twice = choose(Settings(variants=("onnx-int8", "onnx-int8+mlp=int8", "mlx-8bit+embedding=6bit")))
+    assert [variant.artifact for variant in twice] == ["onnx-int8", "mlx-8bit+embedding=6bit"]
+    with pytest.raises(UserError, match="gguf: q8_0[+]mlp=q4: mlp cannot be 'q4'"):
+        exportable("gguf-q8_0+mlp=q4")
+    with pytest.raises(UserError, match="unknown variant 'onnx-q8_0[+]mlp=q4_0'; there are"):
+        exportable("onnx-q8_0+mlp=q4_0")
 
 
 # Answers that are kept
