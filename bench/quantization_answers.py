@@ -41,14 +41,12 @@ def keep(path: Path, run: Run, suite: Suite) -> None:
     """Write a run's answers, if it answered all."""
     if run.status != "ok" or len(run.answers[_MODE]) != len(suite.cases):
         return
-    timed, run.timed = run.timed, []
     data = {
         "schema": SCHEMA,
         "opened": {key: run.opened[key] for key in _TOLD if key in run.opened},
         "warnings": run.warnings,
-        "answers": list(samples([run], suite)),
+        "answers": [line for line in samples([run], suite) if line["mode"] == _MODE],
     }
-    run.timed = timed
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(data, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -45,8 +45,7 @@ def render(report: dict[str, Any], *, plot: str | None = None) -> str:
 def tables(report: dict[str, Any]) -> list[Table]:
     """Of every format its Pareto front, all that were tried, and what could not be measured."""
     found = []
-    for entry in report["formats"]:
-        order = numbered(entry)
+    for entry, order in zip(report["formats"], numbered(report), strict=True):
         front = {place: one for place, one in order.items() if one["front"]}
         found.append(Table(f"{entry['format']}: the Pareto front", _COLUMNS, _rows(front)))
         found.append(Table(f"{entry['format']}: all {len(order)} that were measured", _COLUMNS, _rows(order)))
@@ -56,10 +55,14 @@ def tables(report: dict[str, Any]) -> list[Table]:
     return [table for table in found if table.rows]
 
 
-def numbered(entry: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
-    """The candidates of a format that answered, by their number in tables and picture, the smallest first."""
-    known = [one for one in entry["candidates"] if one["accuracy"] and one["size_mb"]]
-    return dict(enumerate(sorted(known, key=lambda one: (one["size_mb"], -one["accuracy"]["exact"])), 1))
+def numbered(report: Mapping[str, Any]) -> list[dict[int, dict[str, Any]]]:
+    """Of every format the candidates that answered, by their number in tables and picture, the smallest first."""
+    out: list[dict[int, dict[str, Any]]] = []
+    for entry in report["formats"]:
+        known = [one for one in entry["candidates"] if one["accuracy"] and one["size_mb"]]
+        ordered = sorted(known, key=lambda one: (one["size_mb"], -one["accuracy"]["exact"]))
+        out.append(dict(enumerate(ordered, 1 + sum(map(len, out)))))
+    return out
 
 
 def advice(report: dict[str, Any]) -> list[str]:
@@ -138,7 +141,7 @@ def _method(report: dict[str, Any]) -> str:
     lines = ["## How this was measured", ""]
     for entry in report["formats"]:
         how = _METHODS[entry["method"]].format(types=", ".join(entry["types"]))
-        lines.append(f"- {entry['format']}: {how}; {len(entry['candidates']) - 1} mixes beside {entry['reference']}.")
+        lines.append(f"- {entry['format']}: {how}; beside {entry['reference']} tried: {len(entry['candidates']) - 1}.")
         if entry["path"]:
             lines.append(f"  It went {' → '.join(entry['path'])}.")
     kept = sum(one["kept"] for entry in report["formats"] for one in entry["candidates"])

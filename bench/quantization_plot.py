@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,8 +16,8 @@ _MARKERS: Final = ("o", "s", "D", "^")
 
 def draw(report: dict[str, Any], path: Path) -> bool:
     """Write the PNG; False where matplotlib is not installed or nothing was measured."""
-    entries = [entry for entry in report["formats"] if numbered(entry)]
-    if not entries:
+    places = numbered(report)
+    if not any(places):
         return False
     try:
         import matplotlib
@@ -27,12 +28,12 @@ def draw(report: dict[str, Any], path: Path) -> bool:
     from matplotlib.lines import Line2D
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    colours = _colours([entry["runtime"] for entry in entries])
+    colours = _colours([entry["runtime"] for entry in report["formats"]])
     figure, (by_size, by_time) = plt.subplots(1, 2, sharey=True, figsize=(12, 5.4), dpi=150)
     handles: list[Any] = []
-    for entry, marker in zip(entries, _MARKERS * len(entries), strict=False):
+    for entry, order, marker in zip(report["formats"], places, cycle(_MARKERS), strict=False):
         colour = colours[entry["runtime"]]
-        for place, one in numbered(entry).items():
+        for place, one in order.items():
             name = str(place) if _named(one, entry) else ""
             _point(by_size, one["size_mb"], name, one, colour, marker)
             if one["latency_ms"]:

@@ -195,8 +195,7 @@ def test_the_report_keeps_its_schema_and_the_page_says_what_to_do(search: Search
     search.candidates.append(broken)
     report = report_of(search)
     assert validate(report)
-    entry = report["formats"][0]
-    assert [one["artifact"] for one in numbered(entry).values()] == [
+    assert [one["artifact"] for one in numbered(report)[0].values()] == [
         "gguf-q4_0", "gguf-q4_0+embedding=q8_0", "gguf-q8_0+mlp=q4_0", "gguf-q5_0", "gguf-q8_0", "gguf-f32",
     ]  # fmt: skip
     page = render(report, plot="quantization.png")
@@ -207,6 +206,7 @@ def test_the_report_keeps_its_schema_and_the_page_says_what_to_do(search: Search
     titles = [table.title for table in tables(report)]
     assert titles == ["gguf: the Pareto front", "gguf: all 6 that were measured", "gguf: not measured"]
     assert "gguf-q5_0" not in {row[1] for row in tables(report)[0].rows}
+    assert [list(found) for found in numbered({"formats": report["formats"] * 2})] == [[*range(1, 7)], [*range(7, 13)]]
     assert draw(report, tmp_path / "plot.png") and (tmp_path / "plot.png").read_bytes()[1:4] == b"PNG"
     report["formats"][0]["recommended"] = "gguf-f32"
     assert advice(report)[0].startswith("gguf: stay with f32 (32 MB); all that is smaller loses more than 1 points")
