@@ -26,6 +26,7 @@ _MODULES = {
     "accuracy": "bench.accuracy_cmd",
     "lift": "bench.lift_cmd",
     "peers": "bench.peers_cmd",
+    "quantization": "bench.quantization_cmd",
     "scaling": "bench.scaling_cmd",
     "shape": "bench.shape_cmd",
     "unseen": "bench.unseen_cmd",
@@ -45,6 +46,7 @@ def _main(argv: list[str]) -> int:
         "  accuracy      all adapters of a model, each on its own toolset, through one runtime\n"
         "  lift          compare a base and a tuned model, bucket by bucket\n"
         "  peers         the router against what people would use instead\n"
+        "  quantization  which precision embedding, attention and MLP deserve: size, p50, exact\n"
         "  scaling       latency against tools, prompt, argument and vocabulary, each with its law\n"
         "  shape         latency, size and memory of a shape with random weights, before anybody trains\n"
         "  unseen        ask a model requests that bring tools of their own",

@@ -65,7 +65,7 @@ def compare(base: Side, tuned: Side, suite: Suite | None, mode: Mode) -> dict[st
         clusters = [("template", templates[i]) if i in templates else ("case", i) for i in ids]
         out: dict[str, Any] = {"n": len(ids)}
         for metric in METRICS:
-            out[metric] = _figure([right(one[i], metric) for i in ids], [right(two[i], metric) for i in ids], clusters)
+            out[metric] = figure([right(one[i], metric) for i in ids], [right(two[i], metric) for i in ids], clusters)
         return out
 
     def entry(case: str) -> dict[str, Any]:
@@ -148,7 +148,8 @@ def validate(report: dict[str, Any]) -> bool:
     return check_schema(report, SCHEMA_FILE)
 
 
-def _figure(base: Sequence[bool], tuned: Sequence[bool], clusters: Sequence[Hashable]) -> dict[str, Any]:
+def figure(base: Sequence[bool], tuned: Sequence[bool], clusters: Sequence[Hashable]) -> dict[str, Any]:
+    """One metric of two sides on the same cases: both shares, the difference, intervals, McNemar's exact test."""
     test = paired(dict(enumerate(base)), dict(enumerate(tuned)))
     interval, method = difference_interval(base, tuned, clusters)
     out: dict[str, Any] = {}

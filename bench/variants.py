@@ -17,7 +17,7 @@ from bench.records import Settings, Variant
 from export.atomic import remove_stale
 from export.base import Checkpoint, Quant
 from export.merge import recorded_inputs
-from export.pipeline import exporter
+from export.pipeline import exporter, own_name, quant_of, scheme_of
 from export.trim_record import recorded_trim
 from runtimes import RUNTIMES, runtime
 from runtimes.artifact import Artifact, open_artifact
@@ -60,7 +60,7 @@ def choose(settings: Settings) -> list[Variant]:
             variant = Variant(name, fmt, quant, spec.precision)
             offered[variant.artifact] = variant
     if settings.variants:
-        return [_named(name, offered) for name in dict.fromkeys(settings.variants)]
+        return list(dict.fromkeys(_named(name, offered, names) for name in settings.variants))
     chosen: list[Variant] = []
     for name in dict.fromkeys(names):
         own = [variant for variant in offered.values() if variant.runtime == name]
@@ -214,8 +214,25 @@ def _is_there(folder: Path) -> bool:
     return True
 
 
-def _named(name: str, offered: dict[str, Variant]) -> Variant:
+def mixed(runtime_name: str, name: str) -> Variant | None:
+    """The variant that a mix is on a runtime, under its one name (`export.mixed`); None where its format lacks it.
+
+    Raises `UserError` for a mistake in a mix that begins as one of this format.
+    """
+    fmt = runtime(runtime_name).FORMAT
+    scheme = scheme_of(fmt)
+    quant = name.removeprefix(f"{fmt}-")
+    if scheme is None or quant == name or quant.partition("+")[0] not in scheme.bases:
+        return None
+    quant = own_name(fmt, quant)
+    return Variant(runtime_name, fmt, quant, quant_of(fmt, quant).precision)
+
+
+def _named(name: str, offered: dict[str, Variant], runtimes: Iterable[str]) -> Variant:
     if name not in offered:
+        found = next((made for one in runtimes if (made := mixed(one, name)) is not None), None)
+        if found is not None:
+            return found
         near = difflib.get_close_matches(name, offered, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(f"unknown variant {name!r}; there are {', '.join(offered)}{hint}")

@@ -36,9 +36,9 @@ def artifact_of(
     one has to be made and cannot be.
     """
     from export.checkpoint import locate
-    from export.pipeline import quant_of
+    from export.pipeline import own_name
 
-    quant_of(fmt, quant)
+    quant = own_name(fmt, quant)
     parts = locate(model, toolset=toolset.name)
     out = cache_folder() / "artifacts" / f"{parts.name}-{_fingerprint(parts, toolset)}"
     target = out / f"{fmt}-{quant}"

@@ -49,6 +49,7 @@ def parser() -> Parser:
         [
             "edgecall export seed --out out/",
             "edgecall export seed --to gguf --quant q8_0,q4_k_m --out out/",
+            "edgecall export seed --to gguf --quant q8_0+mlp=q4_0 --out out/",
             "edgecall export my-adapter/ --to gguf,onnx --quant gguf:f16,onnx:int8 --out out/",
             "edgecall export google/functiongemma-270m-it --to all --quant all --out out/",
             "edgecall export google/functiongemma-270m-it --trim-vocab english --to gguf --out out/",
@@ -61,7 +62,10 @@ def parser() -> Parser:
         "--to", metavar="FORMATS", help=f"formats, comma-separated, or 'all' (default: {','.join(DEFAULT_FORMATS)})"
     )
     made.add_argument(
-        "--quant", metavar="QUANTS", help="q8_0,q4_k_m or gguf:q8_0,onnx:int8 or 'all' (default: each format's own)"
+        "--quant",
+        metavar="QUANTS",
+        help="q8_0,q4_k_m or gguf:q8_0,onnx:int8 or 'all', or a mix such as q8_0+embedding=q6_k+mlp=q4_0 (default: "
+        "each format's own; docs/quantization.md)",
     )
     made.add_argument(
         "--toolset", metavar="NAME|FILE", default="kiwi", help="the tools that the router serves (default: kiwi)"

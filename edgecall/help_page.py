@@ -29,6 +29,7 @@ PAGES = (
     "bench accuracy",
     "bench lift",
     "bench peers",
+    "bench quantization",
     "bench scaling",
     "bench shape",
     "bench unseen",

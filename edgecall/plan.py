@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from runtimes.errors import UserError
 
@@ -32,8 +32,9 @@ def routing_quant(fmt: str) -> str:
 def plan(to: str | None, quant: str | None) -> list[tuple[str, str]]:
     """The (format, quantization) pairs that `--to` and `--quant` mean, in the order given, none twice.
 
-    A quantization is written ``q8_0``, for every chosen format that has it, or ``gguf:q8_0``; ``all`` stands for
-    all formats or quantizations; a format for which none is named gets its defaults. Raises `UserError`.
+    A quantization is written ``q8_0``, for every chosen format that has it, or ``gguf:q8_0``; so is a mix
+    (`export.mixed`), which comes back under its one name. ``all`` stands for all formats or quantizations; a format for
+    which none is named gets its defaults. Raises `UserError`.
     """
     formats = _formats(to)
     table = known()
@@ -44,12 +45,33 @@ def plan(to: str | None, quant: str | None) -> list[tuple[str, str]]:
             raise UserError(f"--quant {entry}: unknown format {fmt!r}; there are {_listed(table)}{_near(fmt, table)}")
         if colon and fmt not in chosen:
             raise UserError(f"--quant {entry}: {fmt} is not among the formats of --to ({', '.join(formats)})")
-        places = [fmt] if colon else [f for f in formats if name == "all" or name in table[f]]
-        if not places or (colon and name != "all" and name not in table[fmt]):
-            raise UserError(_unknown_quant(name, [fmt] if colon else formats, table))
-        for place in places:
-            chosen[place] += table[place] if name == "all" else [name]
+        asked = [fmt] if colon else formats
+        if name == "all":
+            for place in asked:
+                chosen[place] += table[place]
+            continue
+        for place, own in _places(name, asked, table).items():
+            chosen[place].append(own)
     return [(fmt, name) for fmt in formats for name in dict.fromkeys(chosen[fmt] or defaults(fmt))]
+
+
+def _places(name: str, formats: Sequence[str], table: Mapping[str, Mapping[str, int]]) -> dict[str, str]:
+    """The formats that have a quantization or mix, and what it is called there."""
+    from export.pipeline import own_name, scheme_of
+
+    base = name.partition("+")[0]
+    found = {}
+    for fmt in formats:
+        scheme = scheme_of(fmt)
+        if name in table[fmt]:
+            found[fmt] = name
+        elif scheme is not None and base in scheme.bases:
+            found[fmt] = own_name(fmt, name)
+    if not found and "+" in name and any(base in table[fmt] for fmt in formats):
+        raise UserError(f"--quant {name}: {', '.join(formats)} gives all matrices the same; give {base} alone")
+    if not found:
+        raise UserError(_unknown_quant(name, formats, table))
+    return found
 
 
 def _formats(to: str | None) -> list[str]:

@@ -6,6 +6,7 @@ An exporter module offers, under these fixed names:
 ``QUANTS``        name -> `Quant`, best first    ``DEFAULT_QUANTS``  what `--quant` means when it is not given
 ``availability() -> Availability``               cheap
 ``write(source, folder, quant, toolset) -> Written``   writes the weights (and companions) into `folder`
+``SCHEME``        `export.mixed.Scheme`: what classes of matrices can have; left out where nothing can be mixed
 ``NO_OUTPUT_TRIM``   why the output matrix alone cannot lose rows; "" where it can (`Checkpoint.output_ids` are kept)
 """
 

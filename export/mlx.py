@@ -1,8 +1,9 @@
-"""MLX: a folder that `mlx_lm.load` opens as it stands, in fp32, bf16, or with 8 or 4 bits a weight.
+"""MLX: a folder that `mlx_lm.load` opens as it stands, in fp32, bf16, or with few bits a weight, by class if need be.
 
 Weights are cast and quantized by mlx-lm itself. In the quantized variants scales, norms and activations stay float32:
 bfloat16 activations cost a small network more than 8-bit weights do, and half a bit a weight buys them. With 4 bits
-the embedding, which is the head too, gets 6, as in llama.cpp's q4_k_m.
+the embedding, which is the head too, gets 6, as in llama.cpp's q4_k_m. In a mix (`export.mixed`) ``4bitg32`` is 4 bits
+in groups of 32 weights; without a size it is 64, or 32 where 64 does not divide every width.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.base import Checkpoint, Quant, Written
+from export.mixed import CLASSES, Mix, Scheme, by_class, parse, place_of
 from runtimes.base import Availability
 from runtimes.errors import UnavailableError, UserError
 
@@ -30,10 +32,24 @@ QUANTS: dict[str, Quant] = {
     "4bit": Quant(4, "4-bit weights (embedding 6), float32 activations", 6.0),
 }
 DEFAULT_QUANTS = ("fp32", "8bit", "4bit")
+_TOLERANCES = {8: 1.0, 6: 2.0, 5: 4.0, 4: 6.0, 3: 12.0}
+_WIDTHS = {f"{bits}bit{group}": bits for bits in _TOLERANCES for group in ("g32", "", "g64", "g128")}
+"""Quantized types -> bits of a weight."""
+SCHEME = Scheme(
+    FORMAT,
+    types={
+        "fp32": QUANTS["fp32"],
+        **{name: Quant(8 if bits == 8 else 4, name, _TOLERANCES[bits]) for name, bits in _WIDTHS.items()},
+    },
+    presets={
+        "fp32": dict.fromkeys(CLASSES, "fp32"),
+        "8bit": dict.fromkeys(CLASSES, "8bit"),
+        "4bit": {"embedding": "6bit", "attention": "4bit", "mlp": "4bit"},
+    },
+)
+"""bf16 is left out: what is not quantized decides what all is computed in."""
 NO_OUTPUT_TRIM = ""  # the weights stay whole, for mlx-lm; our runtime takes the rows that are kept
 
-_BITS = {"8bit": 8, "4bit": 4}
-_EMBEDDING_BITS = {"8bit": 8, "4bit": 6}
 _COMPANIONS = ("tokenizer.model", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 
 
@@ -58,19 +74,20 @@ def write(source: Checkpoint, folder: Path, quant: str, toolset: Toolset) -> Wri
     state = availability()
     if not state.available:
         raise UnavailableError(f"mlx export: {state.reason}; {state.fix}")
-    if quant not in QUANTS:
-        raise UserError(f"mlx: unknown quantization {quant!r}; there are {', '.join(QUANTS)}")
+    mix = None if quant == "bf16" else parse(SCHEME, quant)
+    if mix is not None:
+        mix.check_layers(int(source.config["num_hidden_layers"]), f"mlx: {quant}")
     import mlx.core as mx
 
     # Everything runs on the CPU, so that the same source gives the same bytes with and without a GPU.
     with mx.stream(mx.cpu):
         net, config = _load(source)
         details: dict[str, Any] = {"activations": "bfloat16" if quant == "bf16" else "float32"}
-        if quant == "bf16":
+        if mix is None:
             net.set_dtype(mx.bfloat16)
-        if quant in _BITS:
-            config, group, kept = _quantize(net, config, quant)
-            details |= {"group_size": group, "embedding_bits": _EMBEDDING_BITS[quant], "not_quantized": kept}
+        elif mix.all_types() != {"fp32"}:
+            config, more = _quantize(net, config, mix)
+            details |= more
         _save(net, config, source, folder)
         details["bits_per_weight"] = _bits_per_weight(net)
     details["sliding_window_pattern"] = int(config["sliding_window_pattern"])
@@ -107,27 +124,42 @@ def _load(source: Checkpoint) -> tuple[Any, dict[str, Any]]:
         raise UserError(f"{source.folder}: mlx-lm cannot read this checkpoint ({line})") from error
 
 
-def _quantize(net: Any, config: dict[str, Any], quant: str) -> tuple[dict[str, Any], int, list[str]]:
-    """Quantize in place. Returns the config with its quantization block, the group size, and what kept its width."""
+def _quantize(net: Any, config: dict[str, Any], mix: Mix) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Quantize in place. Returns the config with its quantization block, and what the manifest says of it."""
     from mlx.utils import tree_flatten
     from mlx_lm.utils import quantize_model
 
-    def leaves() -> dict[str, Any]:
-        return dict(tree_flatten(net.leaf_modules(), is_leaf=lambda m: hasattr(m, "parameters")))
+    def able() -> dict[str, Any]:
+        leaves = dict(tree_flatten(net.leaf_modules(), is_leaf=lambda m: hasattr(m, "parameters")))
+        return {path: m for path, m in leaves.items() if hasattr(m, "to_quantized") or hasattr(m, "bits")}
 
-    able = {path: int(m.weight.shape[-1]) for path, m in leaves().items() if hasattr(m, "to_quantized")}
-    group = 64 if all(width % 64 == 0 for width in able.values()) else 32
-    bits, wider = _BITS[quant], _EMBEDDING_BITS[quant]
+    usual = 64 if all(int(m.weight.shape[-1]) % 64 == 0 for m in able().values()) else 32
+
+    def parameters(name: str) -> dict[str, Any] | None:
+        if name not in _WIDTHS:
+            return None
+        group = name.partition("g")[2]
+        return {"group_size": int(group or usual), "bits": _WIDTHS[name], "mode": "affine"}
+
+    # What the config says for all; it has an entry of its own for what differs.
+    named = [mix.of("mlp"), mix.of("attention"), mix.of("embedding"), *sorted(mix.all_types())]
+    common = next(found for name in named if (found := parameters(name)) is not None)
 
     def settings(path: str, module: Any) -> bool | dict[str, Any]:
-        if bits == wider or path not in ("model.embed_tokens", "lm_head"):
-            return True
-        return {"group_size": group, "bits": wider, "mode": "affine"}
+        own = parameters(mix.of(*place_of(path)))
+        if own is None or module.weight.shape[-1] % own["group_size"]:
+            return False
+        return True if own == common else own
 
     with contextlib.redirect_stdout(io.StringIO()):  # it prints
-        _, config = quantize_model(net, config, group, bits, quant_predicate=settings)
-    kept = sorted(path for path in able if not hasattr(leaves()[path], "bits"))
-    return config, group, kept
+        _, config = quantize_model(net, config, common["group_size"], common["bits"], quant_predicate=settings)
+    types = {path: f"{m.bits}bitg{m.group_size}" if hasattr(m, "bits") else "fp32" for path, m in able().items()}
+    return config, {
+        "group_size": common["group_size"],
+        "embedding_bits": _WIDTHS.get(mix.of("embedding"), 32),
+        "not_quantized": sorted(path for path, stored in types.items() if stored == "fp32"),
+        "classes": by_class(types),
+    }
 
 
 def _save(net: Any, config: dict[str, Any], source: Checkpoint, folder: Path) -> None:

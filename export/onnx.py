@@ -18,7 +18,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.base import Checkpoint, Quant, Written
+from export.base import Checkpoint, Written
+from export.mixed import by_class, parse
+from export.onnx_types import BLOCKS, SCHEME
+from export.onnx_types import QUANTS as QUANTS
 from runtimes.base import Availability
 from runtimes.errors import UserError
 
@@ -29,11 +32,6 @@ if TYPE_CHECKING:
 
 FORMAT = "onnx"
 RUNTIME = "onnxruntime"
-QUANTS: dict[str, Quant] = {
-    "fp32": Quant(32, "fp32", 2e-3),
-    "int8": Quant(8, "int8", 2.0),
-    "int4": Quant(4, "int4", 8.0),
-}
 DEFAULT_QUANTS = ("fp32", "int8")
 NO_OUTPUT_TRIM = ""  # the rows that are kept are stored beside the embedding
 
@@ -65,20 +63,17 @@ def write(source: Checkpoint, folder: Path, quant: str, toolset: Toolset) -> Wri
     `toolset` leaves no trace in this format. Raises `UserError` for an unknown `quant` and for a graph that other
     versions of the libraries trace.
     """
-    if quant not in QUANTS:
-        raise UserError(f"onnx: unknown quantization {quant!r}; there are {', '.join(QUANTS)}")
-    from export.onnx_graph import EMBEDDING, OPSET, Graph, GraphError, finish, rewrite, transpose_linears
-    from export.onnx_quant import BLOCKS, DOMAIN, quantize_embedding, quantize_linears
+    mix = parse(SCHEME, quant)
+    mix.check_layers(int(source.config["num_hidden_layers"]), f"onnx: {quant}")
+    from export.onnx_graph import EMBEDDING, OPSET, Graph, GraphError, finish, rewrite
+    from export.onnx_quant import DOMAIN, quantize
 
     graph = Graph(_trace(source, folder))
-    types: dict[str, str] = {}
     try:
         rewrite(graph, source.config, kept=source.output_ids)
-        if quant == "fp32":
-            transpose_linears(graph)
-        else:
-            types = quantize_linears(graph, 8 if quant == "int8" else 4) | quantize_embedding(graph)
-        model = finish(graph, source.config, domains=[DOMAIN] if types else [])
+        types = quantize(graph, mix)
+        narrow = mix.all_types() - {"fp32", "fp16"}
+        model = finish(graph, source.config, domains=[DOMAIN] if narrow else [])
     except GraphError as error:
         raise UserError(f"onnx: {error}; install the versions of constraints.txt and export again") from error
     stored = dict.fromkeys((t.name for t in model.graph.initializer if t.name.endswith(".weight")), "fp32")
@@ -86,12 +81,13 @@ def write(source: Checkpoint, folder: Path, quant: str, toolset: Toolset) -> Wri
         "opset": OPSET,
         "operators": dict(Counter(n.op_type for n in model.graph.node)),
         "tensors": dict(Counter({**stored, **types}.values())),
-        "embedding": types.get(EMBEDDING, "fp32"),
+        "embedding": types[EMBEDDING],
+        "classes": by_class(types),
         "activations": "fp32",
     }
-    if types:
-        details["block"] = BLOCKS[QUANTS[quant].precision]
-        details["activations"] = "fp32; int8 by block inside MatMulNBits (accuracy_level 4)"
+    if narrow:
+        details["blocks"] = {kind: BLOCKS[kind][1] for kind in sorted(narrow) if kind in BLOCKS}
+        details["activations"] = "fp32; int8 inside the products with quantized weights"
     return Written(_save(model, folder), {name: version(name) for name in _NEEDED}, details)
 
 

@@ -159,7 +159,7 @@ def finish(graph: Graph, config: Mapping[str, Any], *, domains: Iterable[str] = 
         *caches[: len(caches) // 2],
     ]
     given = [
-        ("logits", float_, ["rows", len(graph.value(graph.node("logits").input[1]))]),
+        ("logits", float_, ["rows", _outputs(graph)]),
         *caches[len(caches) // 2 :],
     ]
     inputs, outputs = ([helper.make_tensor_value_info(*entry) for entry in side] for side in (taken, given))
@@ -181,6 +181,14 @@ def finish(graph: Graph, config: Mapping[str, Any], *, domains: Iterable[str] = 
             dtype = helper.np_dtype_to_tensor_dtype(value.dtype)
             made.graph.initializer.add(name=name, data_type=dtype, dims=value.shape, raw_data=value.tobytes())
     return made
+
+
+def _outputs(graph: Graph) -> int:
+    """How many tokens have a logit."""
+    weight = graph.node("logits").input[1]
+    if weight not in graph.weights:  # stored in fewer bits and cast
+        weight = graph.node(weight, "Cast").input[0]
+    return len(graph.value(weight))
 
 
 def transpose_linears(graph: Graph) -> None:

@@ -1,9 +1,15 @@
-"""Weight-only quantization for ONNX Runtime: linear layers to `MatMulNBits`, the embedding to `GatherBlockQuantized`.
+"""Narrower weights for ONNX Runtime, by class of matrices (`export.mixed`).
 
-Weights are cut into blocks along the input dimension; a block is stored as unsigned integers, one float32 scale and
-a zero point: ``w = scale * (q - zero)``. At 8 bits the zero point is 128 and not stored. The layouts are those of
-ONNX Runtime's contrib operators (https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md). The
-embedding and the output layer share one matrix here as they do in the checkpoint.
+``int8`` and ``int4`` are weight-only: linear layers become `MatMulNBits`, the embedding `GatherBlockQuantized`.
+``dynamic8`` is dynamic quantization: one scale for each output channel, one for all activations of a pass, which are
+rounded to 8 bits too (`DynamicQuantizeMatMul`). ``fp16`` is stored in 16 bits and computed in 32, after a cast that
+ONNX Runtime makes once, when it loads.
+
+Weights of the weight-only types are cut into blocks along the input dimension; a block is stored as unsigned integers,
+one float32 scale and a zero point: ``w = scale * (q - zero)``. At 8 bits the zero point is 128 and not stored. The
+layouts are those of ONNX Runtime's contrib operators
+(https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md). The embedding and the output layer share
+one matrix here as they do in the checkpoint.
 """
 
 from __future__ import annotations
@@ -13,13 +19,14 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from onnx import TensorProto
 
-from export.onnx_graph import EMBEDDING, Graph
+from export.mixed import Mix, place_of
+from export.onnx_graph import EMBEDDING, Graph, transpose_linears
+from export.onnx_types import BLOCKS, DYNAMIC, USUAL
+from runtimes.errors import UserError
 
 DOMAIN: Final = "com.microsoft"
-BLOCKS: Final = {8: 64, 4: 32}
-"""Weights to a block by their bits. Of 64, products at 8 bits take a fifth less time than of 32, and the logits' error
-grows by an eighth; at 4 bits it grows by half, and the time stays."""
 ACCURACY_INT8: Final = 4
 """`accuracy_level`: multiply in int8, with activations quantized block by block. Without it ten times slower."""
 
@@ -42,9 +49,9 @@ class Blocks:
 
 
 def quantize_blocks(weight: Float, bits: int, *, block: int | None = None, rows_at_once: int = 4096) -> Blocks:
-    """Quantize `weight` (out, in) in blocks of `block` (see `BLOCKS`) along its rows, the last padded with zeros."""
+    """Quantize `weight` (out, in) in blocks of `block` (usually `USUAL`) along its rows, the last one padded."""
     rows, width = weight.shape
-    block = block or BLOCKS[bits]
+    block = block or USUAL[bits]
     count = -(-width // block)
     packed = np.empty((rows, count, block * bits // 8), np.uint8)
     scale = np.empty((rows, count), np.float32)
@@ -71,37 +78,47 @@ def dequantize_blocks(blocks: Blocks, width: int) -> Float:
     return values.reshape(len(blocks.packed), -1)[:, :width]
 
 
-def quantize_linears(graph: Graph, bits: int) -> dict[str, str]:
-    """Quantize every linear layer but the output layer. Returns tensor name -> type, for the manifest."""
-    done: dict[str, str] = {}
+def quantize(graph: Graph, mix: Mix) -> dict[str, str]:
+    """Store matrices as `mix` says, those of ``fp32`` as they are. Returns matrix -> type, for all of them."""
+    types: dict[str, str] = {}
     for output, weight in graph.linears().items():
-        shape = graph.value(weight).shape
-        names = _store(graph, weight, quantize_blocks(graph.value(weight), bits))
-        _matmul(graph, graph.node(output).input[0], names, output, shape, bits)
-        done[weight] = f"int{bits}"
-    return done
+        stored = types[weight] = mix.of(*place_of(weight))
+        if stored == DYNAMIC:
+            _dynamic(graph, weight, output)
+        elif stored in BLOCKS:
+            shape = graph.value(weight).shape
+            blocks = quantize_blocks(graph.value(weight), BLOCKS[stored][0], block=BLOCKS[stored][1])
+            _matmul(graph, graph.node(output).input[0], _store(graph, weight, blocks), output, shape, stored)
+    transpose_linears(graph)  # those that are left
+    stored = mix.of("embedding")
+    types |= dict.fromkeys((EMBEDDING, graph.node("logits", "Gemm").input[1]), stored)
+    if stored in BLOCKS:
+        _quantize_embedding(graph, stored)
+    for weight in (name for name, kind in types.items() if kind == "fp16"):
+        _halve(graph, weight)
+    return types
 
 
-def quantize_embedding(graph: Graph) -> dict[str, str]:
-    """Quantize the embedding and the output layer, one matrix where they share it, at 8 bits. Returns name -> type."""
+def _quantize_embedding(graph: Graph, stored: str) -> None:
+    """Quantize the embedding and the output layer, one matrix where they share it."""
+    bits, block = BLOCKS[stored]
     lookup = next(n for n in graph.producer.values() if n.op_type == "Gather" and n.input[0] == EMBEDDING)
     head = graph.node("logits", "Gemm")
-    stored = {}
+    made = {}
     for weight in dict.fromkeys((EMBEDDING, head.input[1])):
         shape = graph.value(weight).shape
-        stored[weight] = _store(graph, weight, quantize_blocks(graph.value(weight), 8)), shape
-    (packed, scale), (rows, width) = stored[EMBEDDING]
+        made[weight] = _store(graph, weight, quantize_blocks(graph.value(weight), bits, block=block)), shape
+    (packed, *scales), (rows, width) = made[EMBEDDING]
     flat = graph.constant("shape.table", np.array([rows, -1], np.int64))
     table = graph.add("Reshape", [packed, flat], f"{packed}.table")
-    options = {"gather_axis": 0, "quantize_axis": 1, "block_size": BLOCKS[8], "bits": 8}
-    found = f"{lookup.output[0]}.padded" if width % BLOCKS[8] else lookup.output[0]
-    graph.add("GatherBlockQuantized", [table, lookup.input[1], scale], found, domain=DOMAIN, **options)
-    if width % BLOCKS[8]:
+    options = {"gather_axis": 0, "quantize_axis": 1, "block_size": block, "bits": bits}
+    found = f"{lookup.output[0]}.padded" if width % block else lookup.output[0]
+    graph.add("GatherBlockQuantized", [table, lookup.input[1], *scales], found, domain=DOMAIN, **options)
+    if width % block:
         ends = [graph.constant(f"width.{k}", np.array([v], np.int64)) for k, v in (("start", 0), ("end", width))]
         graph.add("Slice", [found, *ends, graph.constant("axis.2", np.array([2], np.int64))], lookup.output[0])
-    names, shape = stored[head.input[1]]
-    _matmul(graph, head.input[0], names, "logits", shape, 8)
-    return dict.fromkeys(stored, "int8")
+    names, shape = made[head.input[1]]
+    _matmul(graph, head.input[0], names, "logits", shape, stored)
 
 
 def _store(graph: Graph, name: str, blocks: Blocks) -> list[str]:
@@ -110,9 +127,33 @@ def _store(graph: Graph, name: str, blocks: Blocks) -> list[str]:
     return names if blocks.zero is None else [*names, graph.constant(f"{name}.zero", blocks.zero)]
 
 
-def _matmul(graph: Graph, x: str, names: list[str], output: str, shape: tuple[int, ...], bits: int) -> None:
-    options: dict[str, Any] = {"N": shape[0], "K": shape[1], "bits": bits, "block_size": BLOCKS[bits]}
+def _matmul(graph: Graph, x: str, names: list[str], output: str, shape: tuple[int, ...], stored: str) -> None:
+    bits, block = BLOCKS[stored]
+    options: dict[str, Any] = {"N": shape[0], "K": shape[1], "bits": bits, "block_size": block}
     graph.add("MatMulNBits", [x, *names], output, domain=DOMAIN, accuracy_level=ACCURACY_INT8, **options)
+
+
+def _dynamic(graph: Graph, weight: str, output: str) -> None:
+    """Unsigned weights with a zero point, because signed ones overflow 16 bits on x86 without VNNI instructions."""
+    columns = graph.weights.pop(weight).T  # (in, out)
+    low = np.minimum(columns.min(axis=0), np.float32(0))
+    scale: Float = (np.maximum(columns.max(axis=0), np.float32(0)) - low) / np.float32(255)
+    zero = np.rint(_divide(-low, scale)).clip(0, 255)
+    packed = (np.rint(_divide(columns, scale)) + zero).clip(0, 255).astype(np.uint8)
+    names = [
+        graph.constant(f"{weight}.{DYNAMIC}", np.ascontiguousarray(packed)),
+        graph.constant(f"{weight}.scale", scale),
+        graph.constant(f"{weight}.zero", zero.astype(np.uint8)),
+    ]
+    graph.add("DynamicQuantizeMatMul", [graph.node(output).input[0], *names], output, domain=DOMAIN)
+
+
+def _halve(graph: Graph, weight: str) -> None:
+    with np.errstate(over="ignore"):
+        half = graph.weights.pop(weight).astype(np.float16)
+    if not np.isfinite(half).all():
+        raise UserError(f"{weight}: values beyond what 16 bits can hold; use fp32 or int8")
+    graph.add("Cast", [graph.constant(f"{weight}.fp16", half)], weight, to=TensorProto.FLOAT)
 
 
 def _symmetric(blocks: Float) -> tuple[Bytes, Float]:

@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from export import EXPORTERS, exporter, quant_of
+from export import EXPORTERS, exporter, own_name, quant_of, scheme_of
 from export.atomic import disk_errors, recover, remove_stale, staged
 from export.base import Checkpoint, Quant, Written
 from export.checkpoint import count_parameters
@@ -56,11 +56,13 @@ def export_one(
 ) -> Artifact:
     """Export `source` as ``out/<fmt>-<quant>`` and prove it; return what is there if it is the same export.
 
-    `requests` are proved instead of the ones derived from the toolset; of none only that the artifact opens (weights
+    A mix (`export.mixed`) goes by its one name, however it is spelled. `requests` are proved instead of the ones
+    derived from the toolset; of none only that the artifact opens (weights
     that nobody trained make no calls). Whatever was under that name stays until the
     new artifact is complete. Raises `UserError` (also for a full disk, and where the export misses its tolerance),
     `UnavailableError` where the exporter's packages are missing.
     """
+    quant = own_name(fmt, quant)
     module, spec = exporter(fmt), quant_of(fmt, quant)
     state = module.availability()
     if not state.available:
@@ -115,7 +117,8 @@ def wire_name(tokenizer: Path) -> str:
 def _key(source: Checkpoint, fmt: str, quant: str, toolset: Toolset, requests: Sequence[str] | None) -> str:
     """Names an export: the content that goes in, the options, and the code that makes it."""
     here = Path(__file__).resolve().parent
-    code = sorted([*here.glob(f"{fmt}*.py"), *here.glob("proof*.py"), here / "base.py", here / "pipeline.py"])
+    shared = (here / "base.py", here / "mixed.py", here / "pipeline.py")
+    code = sorted([*here.glob(f"{fmt}*.py"), *here.glob("proof*.py"), *shared])
     parts = [
         fmt,
         quant,
@@ -206,4 +209,4 @@ def _write_json(path: Path, data: dict[str, Any]) -> None:
     path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-__all__ = ["EXPORTERS", "export_one", "exporter", "merge_checkpoint", "quant_of", "wire_name"]
+__all__ = ["EXPORTERS", "export_one", "exporter", "merge_checkpoint", "own_name", "quant_of", "scheme_of", "wire_name"]

@@ -46,7 +46,8 @@ FORMAT: Final = "gguf"
 DEFAULT_CONTEXT: Final = 8192
 """Tokens of context where the trained context is longer and the variable is not set."""
 
-_DTYPES: Final = {0: "f32", 1: "f16", 2: "q4_0", 7: "q8_0", 15: "q4_k_m", 32: "bf16"}
+_DTYPES: Final = {0: "f32", 1: "f16", 2: "q4_0", 3: "q4_1", 7: "q8_0", 8: "q5_0", 9: "q5_1", 14: "q4_k", 15: "q4_k_m",
+                  16: "q5_k", 18: "q6_k", 25: "iq4_nl", 32: "bf16"}  # fmt: skip
 """enum llama_ftype (llama.h), those that exporters write; others go by llama.cpp's own name."""
 
 
@@ -126,7 +127,8 @@ class LlamaModel:
         self.device = gpu.kind if gpu else "cpu"
         self.threads = threads
         file_type = int(lib.llama_model_ftype(handle))
-        self.dtype = _DTYPES.get(file_type) or str(lib.llama_ftype_name(file_type).decode())
+        mix = str(artifact.manifest.get("quant", ""))  # of which the file names one type
+        self.dtype = mix if "+" in mix else _DTYPES.get(file_type) or str(lib.llama_ftype_name(file_type).decode())
         self.vocab_size = int(lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(handle)))
         self.trained_context = int(lib.llama_model_n_ctx_train(handle))
         try:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from export.base import Checkpoint, Quant, Written
+from export.mixed import CLASSES, Scheme, parse, spec_of
 from export.pipeline import EXPORTERS
 from router.tokenizer import RouterTokenizer
 from router.toolset import Call, Toolset, to_dict
@@ -39,6 +40,7 @@ FORMAT = "scripted"
 RUNTIME = "scripted"
 QUANTS = {name: Quant(bits, name, 1.0) for name, bits in (("a", 32), ("b", 32), ("c", 32), ("d", 32), ("e", 8))}
 DEFAULT_QUANTS = ("a", "b")
+SCHEME = Scheme("scripted", types=QUANTS, presets={name: dict.fromkeys(CLASSES, name) for name in QUANTS})
 
 REGISTRATIONS: tuple[tuple[dict[str, str], str, str], ...] = (
     (RUNTIMES, RUNTIME, __name__),
@@ -85,7 +87,8 @@ def make(
     ]  # fmt: skip
     source = {"name": "script", "sha256": "5" * 64, "parameters": 1}
     manifest = {
-        "schema": SCHEMA, "format": FORMAT, "quant": quant, "precision": QUANTS[quant].precision,
+        "schema": SCHEMA, "format": FORMAT, "quant": quant,
+        "precision": spec_of(SCHEME, parse(SCHEME, quant)).precision,
         "weights": "script.json", "wire": "functiongemma", "context_length": 4096, "vocab_size": vocab,
         "source": source, "files": files, "versions": {}, "details": {},
     }  # fmt: skip

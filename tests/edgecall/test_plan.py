@@ -74,3 +74,17 @@ def test_routing_takes_eight_bits_where_there_are_some() -> None:
         "mlx": "8bit",
         "coreml": defaults("coreml")[0],
     }
+
+
+def test_a_mix_comes_back_under_its_one_name() -> None:
+    assert plan("gguf", "q8_0+mlp=q4_0+attention=q8_0") == [("gguf", "q8_0+mlp=q4_0")]
+    assert plan("gguf,onnx", "gguf:q5_0,int8+mlp=int4") == [("gguf", "q5_0"), ("onnx", "int8+mlp=int4")]
+    assert plan("onnx,mlx", "fp32+mlp=fp32") == [("onnx", "fp32"), ("mlx", "fp32")]
+    assert plan("gguf", "q8_0,q8_0+mlp=q8_0") == [("gguf", "q8_0")]
+
+
+def test_what_cannot_be_mixed() -> None:
+    with pytest.raises(UserError, match=r"--quant fp16\+mlp=fp32: coreml gives all matrices the same; give fp16 alone"):
+        plan("coreml", "fp16+mlp=fp32")
+    with pytest.raises(UserError, match="mlp cannot be 'int4'; there are f32"):
+        plan("gguf", "q8_0+mlp=int4")

@@ -254,7 +254,7 @@ def test_a_full_disk(
 def test_a_disk_that_fills_while_quantizing(written: Writer, tmp_path: Path, small_disk: Callable[[int], None]) -> None:
     small_disk(100_000)
     with pytest.raises(OSError, match="No space left"):
-        gguf._quantize(written("f32")[0] / "model.gguf", tmp_path / "q.gguf", "q8_0")
+        gguf._quantize(written("f32")[0] / "model.gguf", tmp_path / "q.gguf", "q8_0", {})
 
 
 # Metadata and vocabulary

@@ -135,8 +135,8 @@ def test_pattern() -> None:
 
 
 def test_errors_are_one_line(tiny: Checkpoint, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="unknown quantization '3bit'; there are fp32, bf16, 8bit, 4bit"):
-        mlx.write(tiny, tmp_path, "3bit", TOOLSET)
+    with pytest.raises(UserError, match="mlx has no quantization '2bit'; there are fp32, 8bit, 4bit, 8bitg32"):
+        mlx.write(tiny, tmp_path, "2bit", TOOLSET)
     other = dataclasses.replace(tiny, config={**tiny.config, "model_type": "llama"})
     with pytest.raises(UserError, match="model_type is 'llama'"):
         mlx.write(other, tmp_path, "fp32", TOOLSET)

@@ -21,7 +21,8 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from export import onnx as exporter  # noqa: E402
 from export.checkpoint import count_parameters  # noqa: E402
 from export.onnx_graph import EMBEDDING, Graph, GraphError, rewrite  # noqa: E402
-from export.onnx_quant import BLOCKS, Blocks, dequantize_blocks, quantize_blocks  # noqa: E402
+from export.onnx_quant import Blocks, dequantize_blocks, quantize_blocks  # noqa: E402
+from export.onnx_types import USUAL  # noqa: E402
 from runtimes.onnxruntime_cells import GRAPH  # noqa: E402
 
 TOOLSET: Any = None  # leaves no trace in this format
@@ -121,7 +122,7 @@ def test_every_matrix_is_quantized(
         assert blocks.bits == (8 if name == EMBEDDING else bits)
         back = dequantize_blocks(blocks, want[name].shape[1])
         # The far end of a block may be clipped: at 8 bits by half a step, at 4 where that makes the rest better.
-        step = np.repeat(np.abs(blocks.scale), BLOCKS[blocks.bits], axis=1)[:, : want[name].shape[1]]
+        step = np.repeat(np.abs(blocks.scale), USUAL[blocks.bits], axis=1)[:, : want[name].shape[1]]
         error = np.abs(back - want[name]) / step
         assert (error <= 0.51).mean() > (0.99 if blocks.bits == 8 else 0.9)
         assert error.max() <= (1.01 if blocks.bits == 8 else 4)
@@ -172,7 +173,7 @@ def test_blocks_mean_to_onnxruntime_what_they_mean_here(bits: int, width: int) -
     inputs = {"x": x, "b": blocks.packed, "s": blocks.scale}
     if blocks.zero is not None:
         inputs["z"] = blocks.zero
-    got = run_one("MatMulNBits", inputs, (5, 24), K=width, N=24, bits=bits, block_size=BLOCKS[bits], accuracy_level=1)
+    got = run_one("MatMulNBits", inputs, (5, 24), K=width, N=24, bits=bits, block_size=USUAL[bits], accuracy_level=1)
     np.testing.assert_allclose(got, x @ dequantize_blocks(blocks, width).T, atol=2e-4)
 
 
@@ -181,7 +182,7 @@ def test_lookup_of_8_bit_rows() -> None:
     blocks = quantize_blocks(weight, 8)
     ids = np.array([[3, 39, 0, 3]])
     inputs = {"t": blocks.packed.reshape(40, -1), "i": ids, "s": blocks.scale}
-    sizes = {"gather_axis": 0, "quantize_axis": 1, "block_size": BLOCKS[8], "bits": 8}
+    sizes = {"gather_axis": 0, "quantize_axis": 1, "block_size": USUAL[8], "bits": 8}
     got = run_one("GatherBlockQuantized", inputs, (1, 4, 128), **sizes)
     np.testing.assert_array_equal(got[..., :96], dequantize_blocks(blocks, 96)[ids])
 
@@ -189,11 +190,11 @@ def test_lookup_of_8_bit_rows() -> None:
 def test_eight_bits_are_within_half_a_step() -> None:
     weight = np.random.default_rng(1).standard_t(2, size=(50, 70)).astype(np.float32)
     blocks = quantize_blocks(weight, 8, rows_at_once=7)
-    step = np.repeat(np.abs(blocks.scale), BLOCKS[8], axis=1)[:, :70]
+    step = np.repeat(np.abs(blocks.scale), USUAL[8], axis=1)[:, :70]
     error = np.abs(dequantize_blocks(blocks, 70) - weight) / step
     assert error.max() <= 1.001
     assert (error <= 0.501).mean() > 0.99  # what lies as far out as the extreme, on the other side, loses a step
-    widest = np.abs(np.pad(weight, ((0, 0), (0, 58))).reshape(50, 2, BLOCKS[8])).max(axis=-1)
+    widest = np.abs(np.pad(weight, ((0, 0), (0, 58))).reshape(50, 2, USUAL[8])).max(axis=-1)
     np.testing.assert_allclose(np.abs(blocks.scale), widest / 128, rtol=1e-6)
 
 
@@ -201,7 +202,7 @@ def test_eight_bits_are_within_half_a_step() -> None:
 def test_four_bits_beat_plain_rounding(tail: int) -> None:
     """Plain rounding: 16 steps from the block's least to its greatest value."""
     weight = np.random.default_rng(tail).standard_t(tail, size=(200, 128)).astype(np.float32)
-    cut = weight.reshape(200, -1, BLOCKS[4])
+    cut = weight.reshape(200, -1, USUAL[4])
     low, high = cut.min(-1, keepdims=True).clip(max=0), cut.max(-1, keepdims=True).clip(min=0)
     scale = (high - low) / 15
     zero = np.rint(-low / scale)
@@ -212,7 +213,7 @@ def test_four_bits_beat_plain_rounding(tail: int) -> None:
 
 def test_four_bits_keep_what_four_bits_can_say() -> None:
     rng = np.random.default_rng(2)
-    q = rng.integers(0, 16, size=(60, 3, BLOCKS[4])).astype(np.float32)
+    q = rng.integers(0, 16, size=(60, 3, USUAL[4])).astype(np.float32)
     q[..., 0], q[..., 1] = 0, 15
     scale = rng.uniform(0.01, 2, size=(60, 3, 1)).astype(np.float32)
     weight = ((q - rng.integers(0, 16, size=(60, 3, 1))) * scale).reshape(60, -1).astype(np.float32)
