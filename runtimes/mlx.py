@@ -20,8 +20,8 @@ from runtimes.artifact import Artifact
 from runtimes.base import (
     Availability,
     BareLoop,
-    CountingSession,
     DeviceStatus,
+    Ids,
     Logits,
     Pass,
     Rows,
@@ -30,6 +30,7 @@ from runtimes.base import (
 )
 from runtimes.errors import SessionError, UnavailableError, UserError
 from runtimes.output import read_output_ids
+from runtimes.shortlist import ShortlistSession
 
 FORMAT = "mlx"
 
@@ -87,24 +88,29 @@ def bare_loop(
     # mlx-lm takes a layer's kind of mask from the cache at the pattern's position, also where no such layer is.
     spare = [caches[0]] * max(0, net.args.sliding_window_pattern - len(caches))
 
-    def step(tokens: Any, rows: Any) -> Any:
-        return mlx_net.head(net, net.model(tokens, [*caches, *spare])[:, rows]).astype(mx.float32)
+    def step(tokens: Any, rows: Any, ids: Any = None) -> Any:
+        return mlx_net.head(net, net.model(tokens, [*caches, *spare])[:, rows], ids).astype(mx.float32)
 
     with model.stream():
         if prefix:
             mx.eval(step(mx.array(list(prefix))[None], mx.array([len(prefix) - 1])))
         steps = [
-            (start, mx.array(list(tokens))[None], mx.array(list(row_offsets(rows, len(tokens)))))
-            for start, tokens, rows in passes
+            (
+                start,
+                mx.array(list(tokens))[None],
+                mx.array(list(row_offsets(rows, len(tokens)))),
+                None if ids is None else mx.array(ids),
+            )
+            for start, tokens, rows, ids in passes
         ]
-        mx.eval([part for _, *parts in steps for part in parts])
+        mx.eval([part for _, *parts in steps for part in parts if part is not None])
 
     def run() -> None:
         with model.stream():
-            for start, tokens, rows in steps:
+            for start, tokens, rows, ids in steps:
                 for layer_cache in caches:
                     layer_cache.offset = start
-                np.asarray(step(tokens, rows))  # asking for the numbers evaluates
+                np.asarray(step(tokens, rows, ids))  # asking for the numbers evaluates
 
     return run
 
@@ -163,14 +169,16 @@ class MlxModel:
         kind = mlx_net.cache_class()
         return [kind(self._window if layer.self_attn.is_sliding else None) for layer in self.net.layers]
 
-    def forward(self, tokens: Sequence[int], caches: list[Any], rows: Rows) -> Logits:
-        """One pass, evaluated once. Float32 logits of the asked rows; the others never meet the LM head."""
+    def forward(self, tokens: Sequence[int], caches: list[Any], rows: Rows, at: Ids | None = None) -> Logits:
+        """One pass, evaluated once. Float32 logits of the asked rows, of the output matrix's rows `at` alone where
+        they are given; the others never meet the LM head."""
         import mlx.core as mx
 
         net = self.net
         with self.stream():
             keep = None if rows == "all" else list(row_offsets(rows, len(tokens)))
-            out = mlx_net.head(net, mlx_net.hidden(net, mx.array(list(tokens))[None], caches, keep))
+            some = None if at is None else mx.array(at)
+            out = mlx_net.head(net, mlx_net.hidden(net, mx.array(list(tokens))[None], caches, keep), some)
             logits: Logits = np.asarray(out[0].astype(mx.float32))
         return logits[-1] if rows == "last" else logits
 
@@ -182,7 +190,7 @@ class MlxModel:
                 self.forward([0] * count, self.make_caches(), "all")
 
 
-class MlxSession(CountingSession):
+class MlxSession(ShortlistSession):
     """One sequence: its cached keys and values."""
 
     def __init__(self, model: MlxModel) -> None:
@@ -195,6 +203,9 @@ class MlxSession(CountingSession):
 
     def _forward(self, tokens: Sequence[int], rows: Rows) -> Logits:
         return self._mlx.forward(tokens, self._caches, rows)
+
+    def _forward_shortlist(self, tokens: Sequence[int], rows: Rows, at: Ids) -> Logits:
+        return self._mlx.forward(tokens, self._caches, rows, at)
 
     def _truncate(self, position: int) -> None:
         for layer_cache in self._caches:

@@ -32,24 +32,38 @@ def hidden(net: Any, tokens: Any, caches: list[Any], keep: list[int] | None) -> 
     return inner.norm(h if keep is None else h[:, mx.array(keep)])
 
 
-def head(net: Any, states: Any) -> Any:
-    """Logits, in the network's dtype, of the hidden states given: of all ids, or of those of `keep_rows`."""
-    if (kept := net.get(_KEPT)) is not None:
-        return kept.as_linear(states) if hasattr(kept, "as_linear") else kept(states)
-    return net.model.embed_tokens.as_linear(states) if net.tie_word_embeddings else net.lm_head(states)
+def head(net: Any, states: Any, rows: Any = None) -> Any:
+    """Logits, in the network's dtype, of the hidden states given: of all ids, or of those of `keep_rows`; of these the
+    `rows` alone where some are given."""
+    matrix = _output(net)
+    if rows is not None:
+        matrix = _rows_of(matrix, rows)
+    return matrix.as_linear(states) if hasattr(matrix, "as_linear") else matrix(states)
 
 
 def keep_rows(net: Any, ids: Any) -> None:
     """Let `head` compute the logits of `ids` alone, from a copy of the output matrix's rows, quantized as they are."""
     import mlx.core as mx
 
-    whole = net.model.embed_tokens if net.tie_word_embeddings else net.lm_head
-    kept, rows = copy.copy(whole), mx.array(ids)
-    for name in ("weight", "scales", "biases"):
-        if whole.get(name) is not None:
-            kept[name] = whole[name][rows]
+    kept = _rows_of(_output(net), mx.array(ids))
     mx.eval(kept.parameters())
     net[_KEPT] = kept
+
+
+def _output(net: Any) -> Any:
+    """The module whose rows are multiplied with the hidden states."""
+    if (kept := net.get(_KEPT)) is not None:
+        return kept
+    return net.model.embed_tokens if net.tie_word_embeddings else net.lm_head
+
+
+def _rows_of(matrix: Any, rows: Any) -> Any:
+    """The same module with some of its rows."""
+    some = copy.copy(matrix)
+    for name in ("weight", "scales", "biases"):
+        if matrix.get(name) is not None:
+            some[name] = matrix[name][rows]
+    return some
 
 
 @cache

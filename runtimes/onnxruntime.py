@@ -106,7 +106,7 @@ def bare_loop(
     run = model.sequence()
     steps = [
         (np.array([tokens], np.int64), np.array([row_offsets(rows, len(tokens))[0]], np.int64), start)
-        for start, tokens, rows in passes
+        for start, tokens, rows, _ in passes
     ]
     if prefix:
         run(np.array([prefix], np.int64), LAST_ROW, 0)
