@@ -222,7 +222,7 @@ class MlxSession(ShortlistSession):
     """One sequence: its cached keys and values."""
 
     def __init__(self, model: MlxModel) -> None:
-        super().__init__(model)
+        super().__init__(model, mlx_net.output_bytes(model.net))
         self._mlx = model
         self._cache = Cache(model)
 

@@ -12,6 +12,7 @@ from typing import Any
 from runtimes.errors import ArtifactError, UnavailableError
 
 _KEPT = "kept_rows"
+_PARTS = ("weight", "scales", "biases")
 FIX = 'pip install "edgecall[mlx]" (on Linux without a GPU it brings "mlx[cpu]")'
 
 
@@ -115,6 +116,12 @@ def head(net: Any, states: Any, rows: Any = None) -> Any:
     return matrix.as_linear(states) if hasattr(matrix, "as_linear") else matrix(states)
 
 
+def output_bytes(net: Any) -> int:
+    """Of the matrix that `head` multiplies with."""
+    matrix = _output(net)
+    return sum(int(matrix[name].nbytes) for name in _PARTS if matrix.get(name) is not None)
+
+
 def keep_rows(net: Any, ids: Any) -> None:
     """Let `head` compute the logits of `ids` alone, from a copy of the output matrix's rows, quantized as they are."""
     import mlx.core as mx
@@ -134,7 +141,7 @@ def _output(net: Any) -> Any:
 def _rows_of(matrix: Any, rows: Any) -> Any:
     """The same module with some of its rows."""
     some = copy.copy(matrix)
-    for name in ("weight", "scales", "biases"):
+    for name in _PARTS:
         if matrix.get(name) is not None:
             some[name] = matrix[name][rows]
     return some

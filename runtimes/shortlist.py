@@ -17,6 +17,7 @@ from runtimes.errors import SessionError
 
 _LARGEST: Final = 1024
 _SHARE: Final = 16
+_SMALLEST: Final = 8 << 20
 
 
 @runtime_checkable
@@ -37,9 +38,12 @@ class Shortlists(Protocol):
         ...
 
 
-def shortlist_limit(rows: int) -> int:
-    """Up to how many of an output matrix's `rows` are gathered and multiplied faster than all are multiplied."""
-    return min(_LARGEST, rows // _SHARE)
+def shortlist_limit(rows: int, size: int) -> int:
+    """Up to how many of an output matrix's `rows` are gathered and multiplied faster than all are multiplied.
+
+    0 for a matrix whose `size` in bytes is such that finding out what is allowed takes longer (docs/performance.md).
+    """
+    return min(_LARGEST, rows // _SHARE) if size >= _SMALLEST else 0
 
 
 def check_ids(ids: Ids, vocab_size: int) -> None:
@@ -51,10 +55,11 @@ def check_ids(ids: Ids, vocab_size: int) -> None:
 class ShortlistSession(CountingSession):
     """A `CountingSession` that is a `runtimes.base.Shortlists` too."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, size: int) -> None:
+        """`size`: of the model's output matrix, in bytes."""
         super().__init__(model)
         self._kept: Ids | None = getattr(model, "output_ids", None)
-        self.shortlist_limit = shortlist_limit(model.vocab_size if self._kept is None else len(self._kept))
+        self.shortlist_limit = shortlist_limit(model.vocab_size if self._kept is None else len(self._kept), size)
 
     def append_shortlist(self, tokens: Sequence[int], ids: Ids, *, rows: Rows = "last") -> Logits:
         check_ids(ids, self._model.vocab_size)

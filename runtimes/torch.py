@@ -139,7 +139,7 @@ class TorchSession(ShortlistSession):
     """One sequence: its cached keys and values, and how many of them count."""
 
     def __init__(self, model: TorchModel) -> None:
-        super().__init__(model)
+        super().__init__(model, model.net.lm_head.weight.nbytes)
         self._torch = model
         self._cache = Cache(model)
 

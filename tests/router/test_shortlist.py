@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from export.base import Checkpoint
+from router.core import Router
 from router.decode import Decoded, decode
 from router.grammar import Grammar
 from router.guess import Guesser
 from router.tokenizer import RouterTokenizer
 from router.toolset import Call, Toolset
 from router.toolset_load import from_dict
+from router.wire_format import wire_format
+from runtimes import open_model
 from runtimes.base import Logits
+from runtimes.shortlist import shortlist_limit
+from tests.exports import Maker
 from tests.fake import FakeModel, FakeSession, Rule, random_rule, scripted_rule
 from tests.router.decodable import REQUEST, toolsets
+from tests.tiny import LIGHTS
 
 slow = settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
 
@@ -127,6 +136,28 @@ def test_a_guess_among_few_asks_for_what_all_its_decisions_need(tokenizer: Route
     several = [one for result in found for one in result.passes if not isinstance(one.rows, str)]
     assert any(one.ids is not None for one in several)
     assert any(one.ids is None for one in several)
+
+
+@pytest.mark.parametrize(("fmt", "quant"), [("safetensors", "fp32"), ("safetensors", "bf16"), ("mlx", "8bit")])
+def test_real_runtimes_answer_the_same(exported: Maker, tiny: Checkpoint, fmt: str, quant: str) -> None:
+    model = open_model(exported(fmt, quant), device="cpu", threads=1)
+    tokenizer = RouterTokenizer.load(tiny.folder / "tokenizer.json", wire_format("functiongemma"))
+    router = Router.from_model(model, tokenizer, LIGHTS)
+    session: Any = router._session
+    for user in ("light in the hall", "what is on in the bath?", "kitchen at 40"):
+        plain = router.route(user)
+        session.shortlist_limit = LIMIT
+        few = router.route(user)
+        session.shortlist_limit = 0
+        assert few.token_ids == plain.token_ids
+        assert any(one.ids is not None for one in few.passes) and all(one.ids is None for one in plain.passes)
+    model.close()
+
+
+def test_small_matrices_are_not_worth_it() -> None:
+    assert shortlist_limit(262_144, 262_144 * 640) == 1024
+    assert shortlist_limit(8192, 8192 * 2048) == 512
+    assert shortlist_limit(3072, 3072 * 256 * 4) == 0
 
 
 @pytest.mark.parametrize("tie", [0.0, 0.5])

@@ -221,7 +221,7 @@ def test_logits_of_some_ids(subject: Subject) -> None:
     chance = random.Random(24)
     tokens = random_tokens(subject, 120, 24)
     one, other = subject.model.session(), subject.model.session()
-    assert isinstance(one, Shortlists) and 0 < one.shortlist_limit < subject.model.vocab_size
+    assert isinstance(one, Shortlists) and one.shortlist_limit == 0  # so small a matrix is not worth it
     asked: list[tuple[int, int, Any]] = [(0, 100, "last"), (100, 101, "last"), (70, 76, [0, 2]), (76, 79, "all")]
     for start, end, rows in asked:
         if one.position > start:
