@@ -29,8 +29,9 @@ from router.toolset_load import load_json
 from router.wire_format import wire_format
 from runtimes import open_model
 from runtimes.artifact import open_artifact
-from runtimes.base import Logits, Model, Rows, Session, check_append, check_rewind, check_rows, row_offsets
+from runtimes.base import Ids, Logits, Model, Rows, Session, check_append, check_rewind, check_rows, row_offsets
 from runtimes.errors import UserError
+from runtimes.shortlist import Shortlists
 
 LIFTED: Final = np.float32(1e30)
 """The gold token's logit: above any other, and finite, as logits must be."""
@@ -66,6 +67,23 @@ class ForcedSession:
         else:
             for row, offset in zip(logits, row_offsets(rows, len(tokens)), strict=True):
                 self._lift(row, behind + offset)
+        self.spent += perf_counter() - begun
+        return logits
+
+    @property
+    def shortlist_limit(self) -> int:
+        return self._inner.shortlist_limit if isinstance(self._inner, Shortlists) else 0
+
+    def append_shortlist(self, tokens: Sequence[int], ids: Ids, *, rows: Rows = "last") -> Logits:
+        """The gold token wins here too where it is one of `ids`; nothing is barred, for all of them are allowed."""
+        assert isinstance(self._inner, Shortlists)
+        behind = self._inner.position + 1 - self._start
+        logits = self._inner.append_shortlist(tokens, ids, rows=rows)
+        begun = perf_counter()
+        for row, offset in zip(np.atleast_2d(logits), row_offsets(rows, len(tokens)), strict=True):
+            index = behind + offset
+            if 0 <= index < len(self._gold):
+                row[ids == self._gold[index]] = LIFTED
         self.spent += perf_counter() - begun
         return logits
 

@@ -10,12 +10,15 @@ from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
+from typing import cast
 
-from router.decode_run import MAX_NEW_TOKENS, Decision, Decoded, DecodeError, Run
+from router.decode_run import Run
+from router.decoded import MAX_NEW_TOKENS, Decision, Decoded, DecodeError
 from router.grammar import Matcher
 from router.guess import Guide, Prices
 from runtimes.base import Batch, Logits, Pass, Session
 from runtimes.errors import UserError
+from runtimes.shortlist import Shortlists
 
 
 def decode(
@@ -34,13 +37,16 @@ def decode(
 
     With a `guide`, passes also check what it guesses; the completion is the same. Where the two best logits of such a
     pass lie within `tie` of each other the pass is made again without the guess, because a pass over more tokens rounds
-    otherwise. Nothing is guessed while decisions are recorded. `prices` learns what the passes cost.
+    otherwise. Where the grammar allows few tokens and the session is a `Shortlists`, their logits alone are asked for,
+    and all of them where the two best lie as near. Neither is done while decisions are recorded. `prices` learns what
+    the passes cost.
 
     A grammar that cannot go on, or no end within `max_new_tokens`, is the result's `error`. Raises `DecodeError` for a
     full context (known beforehand where `context_length` is given) or logits that are not numbers, and whatever the
     session raises; then the session is as it was. After success it holds the request and part of the completion.
     """
-    run = Run(session.position, context_length, record, None if record else guide, tie, prices)
+    shortlist = session.shortlist_limit if isinstance(session, Shortlists) else 0
+    run = Run(session.position, context_length, record, None if record else guide, tie, prices, shortlist)
     return _drive(session, run, run.constrained(request, matcher, max_new_tokens))
 
 
@@ -124,7 +130,10 @@ def _drive(session: Session, run: Run, steps: Generator[Pass, Logits, Decoded]) 
             if session.position > one.start:
                 session.rewind(one.start)
             clock = perf_counter()
-            logits = session.append(one.tokens, rows=one.rows)
+            if one.ids is None:
+                logits = session.append(one.tokens, rows=one.rows)
+            else:
+                logits = cast(Shortlists, session).append_shortlist(one.tokens, one.ids, rows=one.rows)
             run.took(one, perf_counter() - clock)
             one = steps.send(logits)
     except StopIteration as end:

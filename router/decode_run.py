@@ -3,74 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
 from itertools import accumulate, zip_longest
 from math import isfinite
 from time import perf_counter
-from typing import Final
 
 import numpy as np
 
-from router.grammar import GrammarError, Matcher
+from router.decoded import MAX_NEW_TOKENS, Decision, Decoded, DecodeError
+from router.grammar import GrammarError, Ids, Matcher
 from router.guess import Guide, Prices, Step
 from runtimes.base import Logits, Pass, Rows
-from runtimes.errors import UserError
-
-MAX_NEW_TOKENS: Final = 512
-"""Tokens of a completion, forced ones included: several long calls. What is not finished by then runs in circles."""
-
-
-class DecodeError(UserError):
-    """A model that cannot be decoded: its context is full, or its logits are no numbers."""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """One token that the model chose."""
-
-    position: int
-    """Of the chosen token in the whole sequence, from 0."""
-    allowed: int
-    """Among how many tokens."""
-    chosen: int
-    margin: float
-    """Logit of the chosen token minus that of the next best allowed one; infinite where there is none."""
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """A completion as token ids, what it took, and why it is unfinished if it is."""
-
-    token_ids: list[int]
-    forced_tokens: int
-    decided_tokens: int
-    passes: list[Pass]
-    """Every forward pass, in order."""
-    first_decision_ms: float
-    """From the start of decoding to the first token that the model chose; 0 where it chose none."""
-    total_ms: float
-    model_ms: float
-    """Within `Session.append`."""
-    grammar_ms: float
-    """Within the grammar: forced tokens, masks, steps."""
-    error: str | None = None
-    decisions: list[Decision] | None = None
-    """Every choice, where it was asked for."""
-    guessed_tokens: int = 0
-    """Tokens appended as guesses,"""
-    guessed_right: int = 0
-    """and those of them that stayed."""
-    pass_starts: list[int] = field(default_factory=list)
-    """For each pass the index in `token_ids` of the first token that it decided."""
-
-    @property
-    def forward_passes(self) -> int:
-        return len(self.passes)
-
-    @property
-    def pass_sizes(self) -> list[int]:
-        """Tokens appended in each forward pass."""
-        return [len(one.tokens) for one in self.passes]
 
 
 class Run:
@@ -85,7 +27,9 @@ class Run:
         guide: Guide | None = None,
         tie: float = 0.0,
         prices: Prices | None = None,
+        shortlist: int = 0,
     ) -> None:
+        """`shortlist`: the logits of up to so many ids may be asked for alone."""
         self.start = self.position = position
         self.context_length = context_length
         self.begun = perf_counter()
@@ -99,6 +43,7 @@ class Run:
         self.guide = guide
         self.tie = tie
         self.prices = prices
+        self.shortlist = 0 if record else shortlist
         self.guessed = self.right = 0
         self.decisions: list[Decision] | None = [] if record else None
 
@@ -106,7 +51,8 @@ class Run:
         """A pass was made."""
         self.model += seconds
         if self.prices is not None:
-            self.prices.record(len(one.tokens), 1 if isinstance(one.rows, str) else len(one.rows), seconds)
+            rows = 1 if isinstance(one.rows, str) else len(one.rows)
+            self.prices.record(len(one.tokens), rows if one.ids is None else 0, seconds)
 
     def constrained(self, request: Sequence[int], matcher: Matcher, limit: int) -> Generator[Pass, Logits, Decoded]:
         pending = list(request)
@@ -117,12 +63,12 @@ class Run:
                 if len(self.ids) >= limit:
                     error = f"no end of the completion within {limit} tokens"
                     break
-                steps = self.steps(matcher, pending)
+                few = self.few(matcher)
+                steps = self.steps(matcher, pending, few)
                 if steps:
-                    pending = yield from self.guess(pending, steps, matcher, limit)
+                    pending = yield from self.guess(pending, steps, matcher, limit, few)
                 else:
-                    logits = yield self.append(pending)
-                    pending = self.follow(self.choose(logits, matcher), matcher)
+                    pending = yield from self.one(pending, matcher, few)
             if self.guide is not None and error is None:
                 self.guide.finish()
         except GrammarError as problem:
@@ -135,17 +81,38 @@ class Run:
         self.force(matcher, pending)
         return pending
 
-    def steps(self, matcher: Matcher, pending: list[int]) -> list[Step]:
+    def few(self, matcher: Matcher) -> Ids | None:
+        """The ids that may come next, where their logits are asked for alone."""
+        if not self.shortlist:
+            return None
+        clock = perf_counter()
+        ids = matcher.few(self.shortlist)
+        self.grammar += perf_counter() - clock
+        return ids
+
+    def one(self, pending: list[int], matcher: Matcher, few: Ids | None) -> Generator[Pass, Logits, list[int]]:
+        """One pass over `pending` and the decision behind it. What is appended next."""
+        if few is not None:
+            begin = self.position
+            logits = yield self.append(pending, ids=few)
+            if not self.near(logits):
+                return self.follow(self.choose(logits, matcher, few), matcher)
+            self.position = begin
+        logits = yield self.append(pending)
+        return self.follow(self.choose(logits, matcher), matcher)
+
+    def steps(self, matcher: Matcher, pending: list[int], few: Ids | None) -> list[Step]:
         if self.guide is None:
             return []
         clock = perf_counter()
         position, limit = self.position + len(pending), self.context_length
-        steps = self.guide.steps(matcher, MAX_NEW_TOKENS if limit is None else limit - position)
+        room = MAX_NEW_TOKENS if limit is None else limit - position
+        steps = self.guide.steps(matcher, room, self.shortlist if few is not None else 0)
         self.grammar += perf_counter() - clock
         return steps
 
     def guess(
-        self, pending: list[int], steps: list[Step], matcher: Matcher, limit: int
+        self, pending: list[int], steps: list[Step], matcher: Matcher, limit: int, few: Ids | None
     ) -> Generator[Pass, Logits, list[int]]:
         """One pass over `pending` and a guess behind it: as many decisions as it is right about and one more.
 
@@ -155,16 +122,22 @@ class Run:
         begin, start = self.position, 0
         tokens = [*pending, *(token for step in steps for token in (step.token, *step.forced))]
         ends = list(accumulate((step.rows for step in steps), initial=len(pending)))
-        rows = yield self.append(tokens, [end - 1 for end in ends])
-        if not rows.flags.writeable:
-            rows = rows.copy()
+        lists = [ids for ids in (few, *(step.few for step in steps)) if ids is not None]
+        union = None
+        if len(lists) == len(ends):
+            union = np.unique(np.concatenate(lists))
+        else:
+            lists = []  # one decision among many: the pass has whole rows
+        rows = yield self.append(tokens, [end - 1 for end in ends], union)
         self.guessed += len(tokens) - len(pending)
-        for row, end, step in zip_longest(rows, ends, steps):
-            if self.tied(row, matcher):
+        for row, end, step, ids in zip_longest(rows, ends, steps, lists):
+            if union is not None:
+                row = row[np.searchsorted(union, ids)]
+            if self.near(row) or (union is None and not matcher.allows(int(row.argmax()))):
                 self.position = begin + start
                 logits = yield self.append(tokens[start:end])
                 return self.follow(self.choose(logits, matcher), matcher)
-            following = self.follow(self.choose(row, matcher), matcher)
+            following = self.follow(self.choose(row, matcher, ids), matcher)
             if step is None:
                 break
             right = following[0] == step.token
@@ -176,14 +149,16 @@ class Run:
             start = end
         return following
 
-    def tied(self, logits: Logits, matcher: Matcher) -> bool:
-        """Whether another rounding of these logits might decide otherwise."""
+    def near(self, logits: Logits) -> bool:
+        """Whether another rounding of these logits might decide otherwise: the two best are too near each other."""
+        if not logits.flags.writeable:
+            logits = logits.copy()
         best = int(logits.argmax())
         top = float(logits[best])
         logits[best] = -np.inf
         second = float(logits.max(initial=-np.inf))
         logits[best] = top
-        return not top - second > self.tie or not matcher.allows(best)
+        return not top - second > self.tie
 
     def force(self, matcher: Matcher, pending: list[int]) -> None:
         """Add the tokens that the grammar forces to the result and to what is appended next."""
@@ -196,16 +171,19 @@ class Run:
         self.forced += len(ids)
         pending += ids
 
-    def choose(self, logits: Logits, matcher: Matcher) -> int:
-        """The allowed token with the highest logit, of equal ones the lowest id.
+    def choose(self, logits: Logits, matcher: Matcher, among: Ids | None = None) -> int:
+        """The allowed token with the highest logit, of equal ones the lowest id. `among`: whose logits they are.
 
         The best token of all is most often allowed, and asking that is much cheaper than the mask of a free string.
         """
         clock = perf_counter()
         copied = matcher.copied
-        best = int(logits.argmax())
-        self.check(float(logits[best]))
-        if self.decisions is not None or not matcher.take(best):
+        index = int(logits.argmax())
+        best = index if among is None else int(among[index])
+        self.check(float(logits[index]))
+        if among is not None:
+            matcher.accept(best)
+        elif self.decisions is not None or not matcher.take(best):
             ids = matcher.allowed(len(logits))
             if len(ids) == 0:
                 raise GrammarError("the grammar cannot go on: it allows no token of the model's vocabulary")
@@ -244,7 +222,7 @@ class Run:
             pending = [best]
         return self.result(error)
 
-    def append(self, tokens: list[int], rows: Rows = "last") -> Pass:
+    def append(self, tokens: list[int], rows: Rows = "last", ids: Ids | None = None) -> Pass:
         """One forward pass, to be yielded."""
         position, room = self.position, self.context_length
         if room is not None and position + len(tokens) > room:
@@ -252,7 +230,7 @@ class Run:
                 f"the context of {room} tokens is full: {self.start} before the request, {position - self.start} of it "
                 f"and its completion, {len(tokens)} more to append; shorten the request or the toolset"
             )
-        one = Pass(position, tokens, rows)
+        one = Pass(position, tokens, rows, ids)
         self.passes.append(one)
         self.starts.append(len(self.ids))
         self.position += len(tokens)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from copy import copy
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
@@ -65,6 +66,12 @@ class Grammar:
     loose: bool
     """Whether strings may come out longer or shorter than their schema says (see `router.productions`)."""
     _compiled: dict[frozenset[int], LLMatcher] = field(repr=False)
+
+    @cached_property
+    def probes(self) -> list[int]:
+        """Two tokens that are both allowed in free strings, hardly elsewhere; none where one is missing."""
+        ids = [self.tokenizer.raw.token_to_id(letter) for letter in "qZ"]
+        return [] if None in ids else ids
 
     @classmethod
     def compile(cls, toolset: Toolset, tokenizer: RouterTokenizer) -> Grammar:
@@ -154,9 +161,23 @@ class Matcher:
         """The ids below `width` that may come next, ascending; `forced` must have gone as far as it can before."""
         if self._span is not None:
             return np.array(sorted(i for i in self._span.options() if i < width), dtype=np.intp)
-        bits = np.frombuffer(self._base.compute_bitmask(), dtype=np.uint8)
-        self._check()
-        return np.flatnonzero(np.unpackbits(bits, count=min(width, 8 * len(bits)), bitorder="little"))
+        bits = self._bits()
+        some = _few(bits, len(bits) // 8)
+        if some is None:
+            return np.flatnonzero(np.unpackbits(bits, count=min(width, 8 * len(bits)), bitorder="little"))
+        return some[: np.searchsorted(some, width)]
+
+    def few(self, most: int) -> Ids | None:
+        """What `allowed` says of the whole vocabulary where it is `most` ids or fewer; None where it is more."""
+        if self._span is not None:
+            ids: Ids | None = self.allowed(self.grammar.tokenizer.vocab_size)
+        else:
+            # In a free string almost anything goes; two tokens tell, where the mask of 262,144 takes milliseconds.
+            probes = self.grammar.probes
+            if probes and all(self._base.validate_tokens([probe]) for probe in probes):
+                return None
+            ids = _few(self._bits(), most)
+        return ids if ids is not None and 0 < len(ids) <= most else None
 
     def take(self, token: int) -> bool:
         """Walk past `token` if it may come next; whether it did."""
@@ -174,6 +195,12 @@ class Matcher:
         if not self.take(token):
             self._check()
             raise GrammarError(f"the grammar does not allow the token {token}")
+
+    def _bits(self) -> npt.NDArray[np.uint8]:
+        """For each token of the vocabulary, eight to a byte and whole words of 32, whether it may come next."""
+        bits = np.frombuffer(self._base.compute_bitmask(), dtype=np.uint8)
+        self._check()
+        return bits
 
     def _only(self) -> list[int]:
         """The one token that spells a forced byte, where no other does; no choice of tokens is left then."""
@@ -255,6 +282,16 @@ def _compile(lark: str, tokenizer: RouterTokenizer) -> LLMatcher:
     if matcher.is_error():
         raise GrammarError(f"the grammar cannot be compiled: {_line(matcher.get_error())}")
     return matcher
+
+
+def _few(bits: npt.NDArray[np.uint8], most: int) -> Ids | None:
+    """The numbers of the bits that are set, ascending; None where they lie in more than `most` words, unread."""
+    words = np.flatnonzero(bits.view(np.uint32))
+    if len(words) > most:
+        return None
+    found = np.unpackbits(bits.reshape(-1, 4)[words], axis=1, bitorder="little")
+    at, offset = np.nonzero(found)
+    return words[at] * 32 + offset
 
 
 def _line(text: str) -> str:

@@ -21,7 +21,7 @@ from typing import Final
 
 import numpy as np
 
-from router.grammar import GrammarError, Matcher
+from router.grammar import GrammarError, Ids, Matcher
 from router.tokenizer import RouterTokenizer
 
 MAX_ROWS: Final = 24
@@ -51,6 +51,8 @@ class Step:
     forced: list[int]
     copies: bool = False
     """Whether it says that a free string goes on as the request does."""
+    few: Ids | None = None
+    """The ids that may come behind it, where their logits are asked for alone."""
 
     @property
     def rows(self) -> int:
@@ -88,10 +90,10 @@ class Prices:
         """Whether saving a pass can pay for the bookkeeping of guesses."""
         return self.fixed > _BOOKKEEPING
 
-    def gain(self, chance: float, tokens: int) -> float:
-        """Seconds that a guess of `tokens` with one decision is expected to save."""
-        more = self.token * tokens + self.row
-        return chance * (self.fixed + more) - more
+    def gain(self, chance: float, tokens: int, rows: int = 1) -> float:
+        """Seconds that a guess of `tokens` with one decision and so many rows is expected to save."""
+        more = self.token * tokens
+        return chance * (self.fixed + more + self.row * min(rows, 1)) - more - self.row * rows
 
     def _fit(self) -> None:
         seen = np.array(self._seen)
@@ -221,8 +223,12 @@ class Guide:
         """Remember what was decided."""
         self._guesser.learn(self._decided)
 
-    def steps(self, matcher: Matcher, room: int) -> list[Step]:
-        """What to guess behind what is appended now, in `room` tokens at most; often nothing."""
+    def steps(self, matcher: Matcher, room: int, shortlist: int = 0) -> list[Step]:
+        """What to guess behind what is appended now, in `room` tokens at most; often nothing.
+
+        `shortlist`: of up to so many ids the logits are asked for alone, as long as all decisions are among so few; 0
+        where the first is not.
+        """
         if matcher.finished:
             return []
         walk: Matcher | None = None
@@ -233,20 +239,26 @@ class Guide:
             at = walk or matcher
             token, chance, copies = self._next(at, trail)
             likely *= chance
-            if token is None or self.prices.gain(likely, 1) <= 0:
+            if token is None or self.prices.gain(likely, 1, 0 if shortlist else 1) <= 0:
                 break
             if walk is None:
                 walk, trail = matcher.copy(), trail.copy()
             try:
                 if not walk.take(token):
                     break
-                step = Step(token, walk.forced(), copies)
+                forced = walk.forced()
+                few = walk.few(shortlist) if shortlist and not walk.finished else None
             except GrammarError:
                 break
+            step = Step(token, forced, copies, few)
             rows += step.rows
             if walk.finished or rows > min(room, MAX_ROWS):
                 break
-            if self.prices.gain(likely, step.rows) <= 0:
+            if shortlist and few is None:
+                shortlist, full = 0, len(steps) + 2  # all rows of the pass become full ones
+            else:
+                full = 0 if shortlist else 1
+            if self.prices.gain(likely, step.rows, full) <= 0:
                 break
             steps.append(step)
             trail.add((token, *step.forced))

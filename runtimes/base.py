@@ -141,6 +141,8 @@ class Pass(NamedTuple):
     start: int
     tokens: Sequence[int]
     rows: Rows = "last"
+    ids: Ids | None = None
+    """Of which ids the logits are asked for (`runtimes.shortlist`); None for all."""
 
 
 BareLoop = Callable[[], None]
@@ -161,18 +163,23 @@ class CountingSession(ABC):
         return self._position
 
     def append(self, tokens: Sequence[int], *, rows: Rows = "last") -> Logits:
+        logits = self._pass(tokens, rows, self._forward)
+        return logits if self._spread is None else self._spread(logits)
+
+    def _pass(self, tokens: Sequence[int], rows: Rows, forward: Callable[[Sequence[int], Rows], Logits]) -> Logits:
+        """What `forward` computes behind `position`, which then counts; checked before, and undone where it raises."""
         model, start = self._model, self._position
         self._check_open()
         check_append(tokens, position=start, vocab_size=model.vocab_size, context_length=model.context_length)
         check_rows(rows, len(tokens))
         try:
-            logits = self._forward(tokens, rows)
+            logits = forward(tokens, rows)
         except BaseException:
             self._truncate(start)
             raise
         # Only now: a pass that failed half-way leaves keys behind `position`, which the next one overwrites.
         self._position = start + len(tokens)
-        return logits if self._spread is None else self._spread(logits)
+        return logits
 
     def rewind(self, position: int) -> None:
         self._check_open()

@@ -94,7 +94,7 @@ def bare_loop(
     ml, state = model.ml, model.ml.make_state()
     if prefix:
         ml.predict(_inputs(prefix, 0, "last"), state)
-    steps = [_inputs(tokens, start, rows) for start, tokens, rows in passes]
+    steps = [_inputs(tokens, start, rows) for start, tokens, rows, _ in passes]
 
     def run() -> None:
         for inputs in steps:

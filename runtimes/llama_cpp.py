@@ -74,12 +74,12 @@ def bare_loop(
     """
     session = open_model(artifact, device=device, threads=threads).session()
     session.append(prefix)
-    for start, tokens, rows in passes:  # raises what is wrong with them
+    for start, tokens, rows, _ in passes:  # raises what is wrong with them
         session.rewind(start)
         session.append(tokens, rows=rows)
     batches: list[tuple[int, Any]] = []
     kept: list[Any] = []
-    for start, tokens, rows in passes:
+    for start, tokens, rows, _ in passes:
         wanted = set(row_offsets(rows, len(tokens)))
         for begin in range(0, len(tokens), session.batch):
             part = tokens[begin : begin + session.batch]

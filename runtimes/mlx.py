@@ -2,16 +2,21 @@
 
 The layers are mlx-lm's; the pass over them, the KV cache and the masks are ours, for three reasons. mlx-lm's rotating
 caches cannot rewind, its plain cache ignores the sliding window, and it rounds the embedding's scale to bfloat16 in
-every dtype (25.25 for 25.298 at width 640). The cache here keeps every key, hands a local layer only those inside
-its window, and forgets by setting one number.
+every dtype (25.25 for 25.298 at width 640). The cache here has room for more tokens than it holds and is written in
+place; it hands a local layer only the keys inside its window, and forgets by setting one number.
+
+So the shapes of a pass depend on its width and the cache's room alone, and on a GPU, where building the graph anew
+costs as much as a small model's pass, it is compiled once for each. Widths are rounded up there. On a CPU tokens that
+nobody asked for cost what others do, and compiling takes a second of g++ to save a tenth, so neither is done.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -20,8 +25,8 @@ from runtimes.artifact import Artifact
 from runtimes.base import (
     Availability,
     BareLoop,
-    CountingSession,
     DeviceStatus,
+    Ids,
     Logits,
     Pass,
     Rows,
@@ -30,11 +35,16 @@ from runtimes.base import (
 )
 from runtimes.errors import SessionError, UnavailableError, UserError
 from runtimes.output import read_output_ids
+from runtimes.shortlist import ShortlistSession
 
 FORMAT = "mlx"
 
 _FIX_METAL = "run on a Mac with Apple silicon; the macOS wheel of mlx has Metal built in"
 _FIX_CUDA = 'on Linux with an NVIDIA GPU: pip install "mlx[cuda13]" (or "mlx[cuda12]" with a CUDA 12 driver)'
+_LEAST: Final = 256
+"""Tokens that a cache has room for at first."""
+_WIDEST: Final = 64
+"""Tokens of the longest pass that is compiled; a longer one pays for its graph anyway."""
 _FUSED = "kernels are fused at first use with g++"
 _UNFUSED = "g++ not found: kernels are not fused, which is slower but right; apt install g++"
 
@@ -78,41 +88,41 @@ def bare_loop(
     prefix: Sequence[int],
     passes: Sequence[Pass],
 ) -> BareLoop:
-    """The same passes through mlx-lm's own forward, with input ids made beforehand; one evaluation a pass."""
+    """The same passes with their inputs made beforehand; one evaluation a pass."""
     import mlx.core as mx
 
     model = open_model(artifact, device=device, threads=threads)
-    caches = model.make_caches()
-    net = model.net
-    # mlx-lm takes a layer's kind of mask from the cache at the pattern's position, also where no such layer is.
-    spare = [caches[0]] * max(0, net.args.sliding_window_pattern - len(caches))
-
-    def step(tokens: Any, rows: Any) -> Any:
-        return mlx_net.head(net, net.model(tokens, [*caches, *spare])[:, rows]).astype(mx.float32)
-
+    cache = Cache(model)
+    if prefix:
+        model.forward(list(prefix), cache, 0, "last")
+    for start, tokens, _, _ in passes:
+        model.make_room(cache, start + len(tokens))
     with model.stream():
-        if prefix:
-            mx.eval(step(mx.array(list(prefix))[None], mx.array([len(prefix) - 1])))
-        steps = [
-            (start, mx.array(list(tokens))[None], mx.array(list(row_offsets(rows, len(tokens)))))
-            for start, tokens, rows in passes
-        ]
-        mx.eval([part for _, *parts in steps for part in parts])
+        steps = [model.inputs(*one) for one in passes]
+        mx.eval([part for one in steps for part in one if part is not None])
 
     def run() -> None:
         with model.stream():
-            for start, tokens, rows in steps:
-                for layer_cache in caches:
-                    layer_cache.offset = start
-                np.asarray(step(tokens, rows))  # asking for the numbers evaluates
+            for inputs in steps:
+                np.asarray(model.step(cache, *inputs))  # asking for the numbers evaluates
 
     return run
+
+
+class Cache:
+    """Keys and values of one sequence, per layer, with room for more; how many of them count, the session knows."""
+
+    def __init__(self, model: MlxModel) -> None:
+        self.cells = _LEAST
+        with model.stream():
+            self.buffers = mlx_net.buffers(model.net, self.cells)
 
 
 class MlxModel:
     """Loaded weights; sessions share them."""
 
-    def __init__(self, artifact: Artifact, device: str) -> None:
+    def __init__(self, artifact: Artifact, device: str, *, compiled: bool | None = None) -> None:
+        """`compiled`: whether short passes are compiled; None where it pays."""
         self._device = device
         folder = artifact.weights if artifact.weights.is_dir() else artifact.weights.parent
         self.output_ids = read_output_ids(artifact)
@@ -120,7 +130,8 @@ class MlxModel:
             self._net, self.dtype = mlx_net.load(folder)
             if self.output_ids is not None:
                 mlx_net.keep_rows(self._net, self.output_ids)
-        self._window = int(self._net.args.sliding_window)
+        self._layers: Any = partial(mlx_net.layers, self._net)
+        self._compiled = _compile(self._layers) if (device != "cpu" if compiled is None else compiled) else None
         self.vocab_size: int = artifact.vocab_size
         self.context_length: int = artifact.context_length
         if device == "cpu":
@@ -148,7 +159,7 @@ class MlxModel:
     def close(self) -> None:
         import mlx.core as mx
 
-        self._net = None
+        self._net = self._layers = self._compiled = None
         mx.clear_cache()
 
     def stream(self) -> Any:
@@ -158,47 +169,77 @@ class MlxModel:
 
         return mx.stream(mx.cpu if self._device == "cpu" else mx.gpu)
 
-    def make_caches(self) -> list[Any]:
-        """One empty cache per layer, with mlx-lm's cache interface."""
-        kind = mlx_net.cache_class()
-        return [kind(self._window if layer.self_attn.is_sliding else None) for layer in self.net.layers]
+    def forward(self, tokens: Sequence[int], cache: Cache, start: int, rows: Rows, at: Ids | None = None) -> Logits:
+        """One pass behind `start` cached tokens, evaluated once. Float32 logits of the asked rows, of the output
+        matrix's rows `at` alone where they are given; the others never meet the LM head."""
+        self.make_room(cache, start + len(tokens))
+        with self.stream():
+            logits: Logits = np.asarray(self.step(cache, *self.inputs(start, tokens, rows, at)))
+        return logits[-1] if rows == "last" else logits
 
-    def forward(self, tokens: Sequence[int], caches: list[Any], rows: Rows) -> Logits:
-        """One pass, evaluated once. Float32 logits of the asked rows; the others never meet the LM head."""
+    def make_room(self, cache: Cache, end: int) -> None:
+        """Let `cache` hold `end` tokens, and what a pass is rounded up by."""
+        need = end + (_WIDEST if self._compiled is not None else 0)
+        if need > cache.cells:
+            cells = max(2 * cache.cells, -(-need // _LEAST) * _LEAST)
+            with self.stream():
+                cache.buffers = mlx_net.buffers(self.net, cells, cache.buffers)
+            cache.cells = cells
+
+    def inputs(self, start: int, tokens: Sequence[int], rows: Rows, ids: Ids | None) -> tuple[Any, Any, Any, Any]:
+        """What `step` takes, as arrays."""
+        import mlx.core as mx
+
+        width = len(tokens)
+        if self._compiled is not None and width <= _WIDEST:
+            width = 1 << (width - 1).bit_length()
+        # What is computed for the tokens that round up lies behind the others, which do not see it, and is overwritten.
+        padded = [*tokens, *([0] * (width - len(tokens)))]
+        keep = mx.array(list(row_offsets(rows, len(tokens))))
+        return mx.array(start), mx.array(padded)[None], keep, None if ids is None else mx.array(ids)
+
+    def step(self, cache: Cache, start: Any, tokens: Any, keep: Any, ids: Any) -> Any:
+        """One pass, not yet evaluated: float32 logits (kept, ids). The cache's buffers are then the new ones, and the
+        old ones nobody's, so that they are written in place."""
         import mlx.core as mx
 
         net = self.net
-        with self.stream():
-            keep = None if rows == "all" else list(row_offsets(rows, len(tokens)))
-            out = mlx_net.head(net, mlx_net.hidden(net, mx.array(list(tokens))[None], caches, keep))
-            logits: Logits = np.asarray(out[0].astype(mx.float32))
-        return logits[-1] if rows == "last" else logits
+        layers = self._layers if self._compiled is None or tokens.shape[1] > _WIDEST else self._compiled
+        states, keys, values = layers(tokens, start, *cache.buffers)
+        logits = mlx_net.head(net, net.model.norm(states[:, keep]), ids)
+        cache.buffers = keys, values
+        return logits[0].astype(mx.float32)
 
     def _compile_kernels(self) -> None:
         """Two throw-away passes under a lock: on Linux mlx compiles fused kernels into a folder that all processes
         share, and loads what it finds there, finished or not."""
         with _kernel_lock():
             for count in (1, 2):
-                self.forward([0] * count, self.make_caches(), "all")
+                self.forward([0] * count, Cache(self), 0, "all")
 
 
-class MlxSession(CountingSession):
+class MlxSession(ShortlistSession):
     """One sequence: its cached keys and values."""
 
     def __init__(self, model: MlxModel) -> None:
-        super().__init__(model)
+        super().__init__(model, mlx_net.output_bytes(model.net))
         self._mlx = model
-        self._caches = model.make_caches()
+        self._cache = Cache(model)
 
     def _check_open(self) -> None:
         self._mlx.net  # noqa: B018 - raises when closed
 
     def _forward(self, tokens: Sequence[int], rows: Rows) -> Logits:
-        return self._mlx.forward(tokens, self._caches, rows)
+        return self._mlx.forward(tokens, self._cache, self._position, rows)
 
-    def _truncate(self, position: int) -> None:
-        for layer_cache in self._caches:
-            layer_cache.offset = position
+    def _forward_shortlist(self, tokens: Sequence[int], rows: Rows, at: Ids) -> Logits:
+        return self._mlx.forward(tokens, self._cache, self._position, rows, at)
+
+
+def _compile(function: Any) -> Any:
+    import mlx.core as mx
+
+    return mx.compile(function)
 
 
 def _devices() -> dict[str, DeviceStatus]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,81 +12,139 @@ from typing import Any
 from runtimes.errors import ArtifactError, UnavailableError
 
 _KEPT = "kept_rows"
+_PARTS = ("weight", "scales", "biases")
 FIX = 'pip install "edgecall[mlx]" (on Linux without a GPU it brings "mlx[cpu]")'
 
 
-def hidden(net: Any, tokens: Any, caches: list[Any], keep: list[int] | None) -> Any:
-    """Normalized hidden states (1, n, width), or those of the offsets to `keep`: mlx-lm's layers with our masks and the
-    exact embedding scale."""
+def layers(net: Any, tokens: Any, start: Any, keys: list[Any], values: list[Any]) -> tuple[Any, list[Any], list[Any]]:
+    """One pass through mlx-lm's layers, with our cache and masks and the exact embedding scale.
+
+    `tokens` (1, n) stand behind the `start` (a scalar array) first cells of `keys` and `values`, one array (1, heads,
+    cells, dim) per layer, with room for n more. Returns states (1, n, width), not normalized, and the new arrays. The
+    shapes depend on those of the arguments alone, so that the pass may be compiled once for each.
+    """
+    count, window = tokens.shape[1], int(net.args.sliding_window)
+    cells = [
+        _Cells(layer_keys, layer_values, start, count, window if layer.self_attn.is_sliding else None)
+        for layer, layer_keys, layer_values in zip(net.layers, keys, values, strict=True)
+    ]
+    states = _through(net, tokens, cells)
+    return states, [own.keys for own in cells], [own.values for own in cells]
+
+
+def hidden(net: Any, tokens: Any, caches: Sequence[Any], keep: list[int] | None) -> Any:
+    """Normalized hidden states (1, n, width), or those of the offsets to `keep`, with caches of any kind that give
+    their own masks."""
     import mlx.core as mx
 
-    inner, count = net.model, tokens.shape[1]
+    states = _through(net, tokens, caches)
+    return net.model.norm(states if keep is None else states[:, mx.array(keep)])
+
+
+def buffers(net: Any, cells: int, old: tuple[list[Any], list[Any]] | None = None) -> tuple[list[Any], list[Any]]:
+    """Keys and values of `cells` tokens, per layer: those of `old`, and zeros behind them."""
+    import mlx.core as mx
+
+    if old is not None:
+        more = [(0, 0), (0, 0), (0, cells - old[0][0].shape[2]), (0, 0)]
+        return [mx.pad(keys, more) for keys in old[0]], [mx.pad(values, more) for values in old[1]]
+    attention, dtype = [layer.self_attn for layer in net.layers], net.model.norm.weight.dtype
+    keys, values = (
+        [mx.zeros((1, layer.n_kv_heads, cells, layer.head_dim), dtype) for layer in attention] for _ in range(2)
+    )
+    return keys, values
+
+
+def _through(net: Any, tokens: Any, caches: Sequence[Any]) -> Any:
+    import mlx.core as mx
+
+    inner = net.model
     h = inner.embed_tokens(tokens)
     h = (h.astype(mx.float32) * net.args.hidden_size**0.5).astype(h.dtype)
     masks: dict[bool, Any] = {}
     for layer, layer_cache in zip(inner.layers, caches, strict=True):
         local = layer.self_attn.is_sliding
         if local not in masks:
-            masks[local] = layer_cache.make_mask(count)
+            masks[local] = layer_cache.make_mask(tokens.shape[1])
         h = layer(h, masks[local], layer_cache)
-    return inner.norm(h if keep is None else h[:, mx.array(keep)])
+    return h
 
 
-def head(net: Any, states: Any) -> Any:
-    """Logits, in the network's dtype, of the hidden states given: of all ids, or of those of `keep_rows`."""
-    if (kept := net.get(_KEPT)) is not None:
-        return kept.as_linear(states) if hasattr(kept, "as_linear") else kept(states)
-    return net.model.embed_tokens.as_linear(states) if net.tie_word_embeddings else net.lm_head(states)
+class _Cells:
+    """One layer's keys and values within a pass; what mlx-lm's attention asks of a cache.
+
+    A local layer gets as many cells as its window can reach, wherever they begin.
+    """
+
+    def __init__(self, keys: Any, values: Any, start: Any, count: int, window: int | None) -> None:
+        import mlx.core as mx
+
+        self.keys, self.values, self.offset = keys, values, start
+        self._window = window
+        cells = keys.shape[2]
+        self._seen = cells if window is None else min(cells, window + count - 1)
+        self._first = None
+        if window is not None and self._seen < cells:
+            self._first = mx.clip(start - (window - 1), 0, cells - self._seen)
+
+    def update_and_fetch(self, keys: Any, values: Any) -> tuple[Any, Any]:
+        import mlx.core as mx
+
+        self.keys = mx.slice_update(self.keys, keys, self.offset, (2,))
+        self.values = mx.slice_update(self.values, values, self.offset, (2,))
+        if self._first is None:
+            return self.keys, self.values
+        size = (*keys.shape[:2], self._seen, keys.shape[3])
+        return mx.slice(self.keys, self._first, (2,), size), mx.slice(self.values, self._first, (2,), size)
+
+    def make_mask(self, count: int) -> Any:
+        """Which of the cells handed on each new token may attend to, (n, cells): none that lies behind it."""
+        import mlx.core as mx
+
+        query = (self.offset + mx.arange(count))[:, None]
+        key = (mx.arange(self._seen) + (0 if self._first is None else self._first))[None]
+        mask = key <= query
+        return mask if self._window is None else mask & (key > query - self._window)
+
+
+def head(net: Any, states: Any, rows: Any = None) -> Any:
+    """Logits, in the network's dtype, of the hidden states given: of all ids, or of those of `keep_rows`; of these the
+    `rows` alone where some are given."""
+    matrix = _output(net)
+    if rows is not None:
+        matrix = _rows_of(matrix, rows)
+    return matrix.as_linear(states) if hasattr(matrix, "as_linear") else matrix(states)
+
+
+def output_bytes(net: Any) -> int:
+    """Of the matrix that `head` multiplies with."""
+    matrix = _output(net)
+    return sum(int(matrix[name].nbytes) for name in _PARTS if matrix.get(name) is not None)
 
 
 def keep_rows(net: Any, ids: Any) -> None:
     """Let `head` compute the logits of `ids` alone, from a copy of the output matrix's rows, quantized as they are."""
     import mlx.core as mx
 
-    whole = net.model.embed_tokens if net.tie_word_embeddings else net.lm_head
-    kept, rows = copy.copy(whole), mx.array(ids)
-    for name in ("weight", "scales", "biases"):
-        if whole.get(name) is not None:
-            kept[name] = whole[name][rows]
+    kept = _rows_of(_output(net), mx.array(ids))
     mx.eval(kept.parameters())
     net[_KEPT] = kept
 
 
-@cache
-def cache_class() -> Any:
-    """The class of one layer's cache: ``WindowCache(window or None)``; setting its `offset` rewinds it."""
-    import mlx.core as mx
+def _output(net: Any) -> Any:
+    """The module whose rows are multiplied with the hidden states."""
+    if (kept := net.get(_KEPT)) is not None:
+        return kept
+    return net.model.embed_tokens if net.tie_word_embeddings else net.lm_head
 
-    plain = _mlx_lm("models.cache").KVCache
 
-    class WindowCache(plain):  # type: ignore[misc, valid-type]
-        """mlx-lm's growing cache, which keeps all; a local layer gets the keys that its window reaches."""
-
-        def __init__(self, window: int | None) -> None:
-            super().__init__()
-            self._window = window
-
-        def update_and_fetch(self, keys: Any, values: Any) -> tuple[Any, Any]:
-            first = self._first()
-            all_keys, all_values = super().update_and_fetch(keys, values)
-            return all_keys[..., first:, :], all_values[..., first:, :]
-
-        def make_mask(self, count: int, return_array: bool = False, window_size: int | None = None) -> Any:
-            """For `count` new tokens, before they are written: None (all given keys), "causal", or booleans."""
-            if count == 1:
-                return None
-            end = self.offset + count
-            if not return_array and (self._window is None or end <= self._window):
-                return "causal"
-            query = mx.arange(self.offset, end)[:, None]
-            key = mx.arange(self._first(), end)[None]
-            mask = key <= query
-            return mask if self._window is None else mask & (key > query - self._window)
-
-        def _first(self) -> int:
-            return 0 if self._window is None else max(0, self.offset - self._window + 1)
-
-    return WindowCache
+def _rows_of(matrix: Any, rows: Any) -> Any:
+    """The same module with some of its rows."""
+    some = copy.copy(matrix)
+    for name in _PARTS:
+        if matrix.get(name) is not None:
+            some[name] = matrix[name][rows]
+    return some
 
 
 def load(folder: Path) -> tuple[Any, str]:

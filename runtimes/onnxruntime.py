@@ -107,7 +107,7 @@ def bare_loop(
     run = open_model(artifact, device=device, threads=threads).sequence()
     if prefix:
         run(prefix, [len(prefix) - 1], 0)
-    return run.prepared([(tokens, row_offsets(rows, len(tokens)), start) for start, tokens, rows in passes])
+    return run.prepared([(tokens, row_offsets(rows, len(tokens)), start) for start, tokens, rows, _ in passes])
 
 
 class OnnxModel:

@@ -15,8 +15,8 @@ from runtimes.artifact import Artifact
 from runtimes.base import (
     Availability,
     BareLoop,
-    CountingSession,
     DeviceStatus,
+    Ids,
     Logits,
     Pass,
     Rows,
@@ -24,7 +24,9 @@ from runtimes.base import (
 )
 from runtimes.errors import SessionError, UnavailableError, UserError
 from runtimes.output import read_output_ids
+from runtimes.shortlist import ShortlistSession
 from runtimes.torch_batch import TorchBatch
+from runtimes.torch_cache import Cache
 
 if TYPE_CHECKING:
     import torch
@@ -76,20 +78,22 @@ def bare_loop(
     import torch
 
     model = open_model(artifact, device=device, threads=threads)
-    net, cache, target = model.net, _Cache(model), model.net.device
+    net, cache, target = model.net, Cache(model), model.net.device
     with torch.inference_mode():
         cache.start = 0
-        net(**cache.inputs(prefix), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        if prefix:
+            torch_net.hidden(net, cache, cache.inputs(prefix), slice(-1, None))
         steps = []
-        for start, tokens, rows in passes:
+        for start, tokens, rows, ids in passes:
             cache.start = start
-            steps.append((start, cache.inputs(tokens), _keep(rows, target)))
+            some = None if ids is None else torch.from_numpy(ids).to(target)
+            steps.append((start, cache.inputs(tokens), torch_net.keep(rows, target), some))
 
     def run() -> None:
         with torch.inference_mode():
-            for start, inputs, keep in steps:
+            for start, inputs, keep, some in steps:
                 cache.start = start
-                net(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=keep).logits[0].float().cpu()
+                torch_net.head(net, torch_net.hidden(net, cache, inputs, keep), some).float().cpu()
 
     return run
 
@@ -131,109 +135,30 @@ class TorchModel:
         self._net = None
 
 
-class TorchSession(CountingSession):
+class TorchSession(ShortlistSession):
     """One sequence: its cached keys and values, and how many of them count."""
 
     def __init__(self, model: TorchModel) -> None:
-        super().__init__(model)
+        super().__init__(model, model.net.lm_head.weight.nbytes)
         self._torch = model
-        self._cache = _Cache(model)
+        self._cache = Cache(model)
 
     def _check_open(self) -> None:
         self._torch.net  # noqa: B018 - raises when closed
 
     def _forward(self, tokens: Sequence[int], rows: Rows) -> Logits:
+        return self._forward_shortlist(tokens, rows, None)
+
+    def _forward_shortlist(self, tokens: Sequence[int], rows: Rows, at: Ids | None) -> Logits:
         import torch
 
         cache, net = self._cache, self._torch.net
         cache.start = self._position
-        keep = _keep(rows, net.device)
         with torch.inference_mode():
-            out = net(**cache.inputs(tokens), past_key_values=cache, use_cache=True, logits_to_keep=keep)
-            logits: Logits = out.logits[0].float().cpu().numpy()
+            states = torch_net.hidden(net, cache, cache.inputs(tokens), torch_net.keep(rows, net.device))
+            some = None if at is None else torch.from_numpy(at).to(net.device)
+            logits: Logits = torch_net.head(net, states, some).float().cpu().numpy()
         return logits[-1] if rows == "last" else logits
-
-
-def _keep(rows: Rows, device: torch.device) -> int | torch.Tensor:
-    """What transformers calls `logits_to_keep`."""
-    import torch
-
-    if isinstance(rows, str):
-        return {"last": 1, "all": 0}[rows]
-    return torch.tensor(rows, device=device)
-
-
-class _Cache:
-    """Keys and values of every position, per layer, in buffers that grow by doubling; the writer sets `start`.
-
-    Offers what transformers' attention asks of a cache: `update`. For a local layer only the keys that the window
-    of the first new token reaches are handed on, so that its cost does not grow with the context.
-    """
-
-    def __init__(self, model: TorchModel) -> None:
-        config = model.net.config
-        self.start = 0
-        self._device, self._dtype = model.net.device, model.net.dtype
-        self._limit = model.context_length
-        self._window = int(config.sliding_window)
-        self._local = [kind == "sliding_attention" for kind in config.layer_types]
-        self._shape = (1, int(config.num_key_value_heads), 0, int(config.head_dim))
-        self._buffers: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * len(self._local)
-
-    def inputs(self, tokens: Sequence[int]) -> dict[str, Any]:
-        """Input ids, positions and masks (True: may attend) of a pass over `tokens` from `start` on."""
-        import torch
-
-        start, end = self.start, self.start + len(tokens)
-        positions = torch.arange(start, end, device=self._device)
-        masks: dict[str, torch.Tensor | None] = {"full_attention": None, "sliding_attention": None}
-        if len(tokens) > 1:  # a single token may attend to every key that it is given
-            query = positions[:, None]
-            key = torch.arange(0, end, device=self._device)
-            masks["full_attention"] = (key <= query)[None, None]
-            key = key[self._first() :]
-            masks["sliding_attention"] = ((key <= query) & (key > query - self._window))[None, None]
-        return {
-            "input_ids": torch.tensor([list(tokens)], device=self._device),
-            "position_ids": positions[None],
-            "cache_position": positions,
-            "attention_mask": masks,
-        }
-
-    def update(
-        self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, cache_kwargs: dict[str, Any] | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the new keys and values behind `start`; return those that the layer may attend to."""
-        end = self.start + keys.shape[2]
-        all_keys, all_values = self._room(layer_idx, end)
-        all_keys[:, :, self.start : end] = keys
-        all_values[:, :, self.start : end] = values
-        first = self._first() if self._local[layer_idx] else 0
-        return all_keys[:, :, first:end], all_values[:, :, first:end]
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self.start
-
-    def _first(self) -> int:
-        return max(0, self.start - self._window + 1)
-
-    def _room(self, layer: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
-        import torch
-
-        old = self._buffers[layer]
-        if old is not None and old[0].shape[2] >= end:
-            return old
-        size = min(self._limit, max(end, 256, 2 * (old[0].shape[2] if old is not None else 0)))
-        shape = (*self._shape[:2], size, self._shape[3])
-        new = (
-            torch.zeros(shape, dtype=self._dtype, device=self._device),
-            torch.zeros(shape, dtype=self._dtype, device=self._device),
-        )
-        if old is not None:
-            for target, source in zip(new, old, strict=True):
-                target[:, :, : self.start] = source[:, :, : self.start]
-        self._buffers[layer] = new
-        return new
 
 
 def _accelerators() -> dict[str, DeviceStatus]:

@@ -1,11 +1,11 @@
-"""transformers' Gemma 3 as `runtimes.torch` uses it: loading it, and cutting its output layer."""
+"""transformers' Gemma 3 as `runtimes.torch` uses it: loading it, its pass, and cutting its output layer."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from runtimes.artifact import Artifact
-from runtimes.base import Ids
+from runtimes.base import Ids, Rows
 from runtimes.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -56,3 +56,29 @@ def keep_rows(net: Any, ids: Ids) -> None:
         rows = net.lm_head.weight[torch.from_numpy(ids).to(net.device)].clone()
         net.lm_head = torch.nn.Linear(rows.shape[1], rows.shape[0], bias=False, device="meta")
         net.lm_head.weight = torch.nn.Parameter(rows, requires_grad=False)
+
+
+def hidden(net: Any, cache: Any, inputs: dict[str, Any], keep: slice | torch.Tensor) -> torch.Tensor:
+    """One pass: the normalized hidden states of the tokens to `keep`, (kept, width)."""
+    states: torch.Tensor = net.model(**inputs, past_key_values=cache, use_cache=True).last_hidden_state
+    return states[0, keep]
+
+
+def head(net: Any, states: torch.Tensor, ids: torch.Tensor | None) -> torch.Tensor:
+    """Logits (kept, output rows) of hidden states, or those of the output rows `ids`, in the network's dtype.
+
+    One product and no more: `export.checkpoint` refuses models that cap their logits.
+    """
+    import torch
+
+    weight = net.lm_head.weight
+    return torch.nn.functional.linear(states, weight if ids is None else weight.index_select(0, ids))
+
+
+def keep(rows: Rows, device: torch.device) -> slice | torch.Tensor:
+    """Which tokens' hidden states `rows` stands for, as an index."""
+    import torch
+
+    if isinstance(rows, str):
+        return slice(-1, None) if rows == "last" else slice(None)
+    return torch.tensor(rows, device=device)

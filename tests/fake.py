@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from runtimes.base import Logits, Rows, check_append, check_rewind, check_rows, row_offsets
+from runtimes.base import Ids, Logits, Rows, check_append, check_rewind, check_rows, row_offsets
 from runtimes.errors import SessionError
+from runtimes.shortlist import check_ids
 
 Rule = Callable[[tuple[int, ...]], Logits]
 """The logits behind a sequence."""
@@ -52,6 +53,7 @@ class FakeModel:
     device: str = "fake"
     dtype: str = "fp32"
     threads: int = 1
+    shortlist_limit: int = 0
     closed: bool = False
     sessions: list[FakeSession] = field(default_factory=list)
 
@@ -72,6 +74,18 @@ class FakeSession:
         self.passes: list[int] = []
         self.fail_at: int | None = None
         self.busy = False
+        self.shortlists: list[Ids] = []
+        """What was asked for alone, pass by pass."""
+
+    @property
+    def shortlist_limit(self) -> int:
+        return self.model.shortlist_limit
+
+    def append_shortlist(self, tokens: Sequence[int], ids: Ids, *, rows: Rows = "last") -> Logits:
+        check_ids(ids, self.model.vocab_size)
+        assert len(ids) <= self.shortlist_limit * len(row_offsets(rows, len(tokens)))
+        self.shortlists.append(ids)
+        return self.append(tokens, rows=rows)[..., ids]
 
     @property
     def position(self) -> int:

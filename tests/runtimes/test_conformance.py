@@ -24,6 +24,7 @@ from runtimes import runtime
 from runtimes.artifact import Artifact
 from runtimes.base import Logits, Model, Pass, Session
 from runtimes.errors import SessionError, UserError
+from runtimes.shortlist import Shortlists
 from tests.exports import Maker, variants
 from tests.passes import consecutive
 
@@ -213,6 +214,42 @@ def test_rows_by_their_offsets(subject: Subject, rows: list[int]) -> None:
     subject.check(one.append(following, rows=[1])[-1], tokens + following, 106)
 
 
+def test_logits_of_some_ids(subject: Subject) -> None:
+    """What a runtime may offer besides: a few columns alone, in any pass, past the window and after rewinds."""
+    if not isinstance(subject.model.session(), Shortlists):
+        pytest.skip("this runtime computes whole rows")
+    chance = random.Random(24)
+    tokens = random_tokens(subject, 120, 24)
+    one, other = subject.model.session(), subject.model.session()
+    assert isinstance(one, Shortlists) and one.shortlist_limit == 0  # so small a matrix is not worth it
+    asked: list[tuple[int, int, Any]] = [(0, 100, "last"), (100, 101, "last"), (70, 76, [0, 2]), (76, 79, "all")]
+    for start, end, rows in asked:
+        if one.position > start:
+            one.rewind(start)
+            other.rewind(start)
+        ids = np.array(sorted(chance.sample(range(subject.model.vocab_size), chance.choice([1, 2, 17]))))
+        few = one.append_shortlist(tokens[start:end], ids, rows=rows).copy()
+        every = other.append(tokens[start:end], rows=rows)
+        assert few.dtype == np.float32
+        assert few.shape == every[..., ids].shape
+        assert one.position == end
+        assert np.abs(few - every[..., ids]).max() <= (1e-4 if subject.spec.precision == 32 else 0.15)
+    following = random_tokens(subject, 2, 25)
+    subject.check(one.append(following), tokens[:79] + following, 80)
+
+
+@pytest.mark.parametrize("ids", [[], [-1], [3, 3], [4, 3], [0, 10**6], [[1, 2]]])
+def test_ids_that_are_none(subject: Subject, ids: Any) -> None:
+    session = subject.model.session()
+    if not isinstance(session, Shortlists):
+        pytest.skip("this runtime computes whole rows")
+    session.append([5, 6])
+    with pytest.raises(SessionError, match="ids below") as raised:
+        session.append_shortlist([7], np.array(ids, dtype=np.int64))
+    assert "\n" not in str(raised.value)
+    assert session.position == 2
+
+
 @pytest.mark.parametrize("rows", [[], [5], [-1], [1, 1], [2, 1], "first"])
 def test_rows_that_a_pass_does_not_have(subject: Subject, rows: Any) -> None:
     session = subject.model.session()
@@ -290,6 +327,8 @@ def test_wrong_threads_and_devices(subject: Subject) -> None:
 def test_bare_loop_repeats(subject: Subject) -> None:
     tokens = random_tokens(subject, 120, 21)
     passes = [*consecutive(100, [tokens[100:112], tokens[112:113]]), Pass(110, tokens[110:118], [1, 2, 7])]
+    if isinstance(subject.model.session(), Shortlists):
+        passes.append(Pass(118, tokens[118:120], "last", np.array([3, 9])))
     loop = subject.module.bare_loop(subject.artifact, device="cpu", threads=1, prefix=tokens[:100], passes=passes)
     loop()
     loop()

@@ -49,9 +49,10 @@ def artifact(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Arti
     return export(tiny, tmp_path_factory.mktemp("mlx"), "fp32")
 
 
-@pytest.fixture(scope="module")
-def model(artifact: Artifact) -> runtime.MlxModel:
-    return runtime.open_model(artifact, device="cpu")
+@pytest.fixture(scope="module", params=[False, True], ids=["traced-anew", "compiled"])
+def model(artifact: Artifact, request: pytest.FixtureRequest) -> runtime.MlxModel:
+    """As on a CPU, and as on a GPU: with short passes compiled, their widths rounded up."""
+    return runtime.MlxModel(artifact, "cpu", compiled=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -173,13 +174,58 @@ def test_the_whole_context_fits_and_no_more(model: runtime.MlxModel) -> None:
         session.append([5])
 
 
+def test_a_pass_is_compiled_once_for_each_width(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And for each size of the cache, never for where it stands; what is longer is not compiled."""
+    traced: list[tuple[int, int]] = []
+    real = mlx_net.layers
+
+    def spy(net: Any, tokens: Any, start: Any, keys: Any, values: Any) -> Any:
+        traced.append((tokens.shape[1], keys[0].shape[2]))
+        return real(net, tokens, start, keys, values)
+
+    monkeypatch.setattr(mlx_net, "layers", spy)
+    model = runtime.MlxModel(artifact, "cpu", compiled=True)
+    assert traced == [(1, 256), (2, 256)]  # on a CPU these are made at once
+    session, another = model.session(), model.session()
+    for one in (session, another):
+        for count in (3, 4, 1, 2, 1, 4):
+            one.append(list(range(5, 5 + count)))
+        one.rewind(2)
+        one.append([5, 6, 7], rows=[0, 2])
+    assert traced[2:] == [(4, 256)]
+    session.append(list(range(10, 250)))
+    session.append([9])
+    assert traced[3:] == [(240, 512), (1, 512)]
+
+
+def test_one_evaluation_a_pass(model: runtime.MlxModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the logits are asked for; the cache is written in the same evaluation, and nothing else is read back."""
+    import mlx.core as mx
+
+    session = model.session()
+    session.append([5, 6, 7])
+    asked: list[tuple[int, ...]] = []
+    real = np.asarray
+
+    def spy(value: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(value, mx.array):
+            asked.append(value.shape)
+        return real(value, *args, **kwargs)
+
+    monkeypatch.setattr(np, "asarray", spy)
+    monkeypatch.setattr(mx, "eval", lambda *_: pytest.fail("evaluated beside the logits"))
+    session.append([8, 9])
+    session.append_shortlist([10], np.array([3, 4]))
+    assert asked == [(1, model.vocab_size), (1, 2)]
+
+
 def test_a_pass_that_fails_half_way_changes_nothing(
     model: runtime.MlxModel, tokens: list[int], want: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = model.session()
     session.append(tokens[:80])
 
-    def broken(net: Any, hidden: Any) -> Any:
+    def broken(net: Any, hidden: Any, rows: Any = None) -> Any:
         raise MemoryError("no room for the logits")
 
     with monkeypatch.context() as patch:
@@ -283,8 +329,8 @@ def test_the_bare_loop_makes_the_same_passes(
     seen: list[Any] = []
     real = mlx_net.head
 
-    def spy(net: Any, hidden: Any) -> Any:
-        seen.append(real(net, hidden))
+    def spy(net: Any, hidden: Any, rows: Any = None) -> Any:
+        seen.append(real(net, hidden, rows))
         return seen[-1]
 
     prefix, passes = tokens[:100], [tokens[100:110], tokens[110:111], tokens[111:180]]

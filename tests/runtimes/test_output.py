@@ -23,6 +23,7 @@ from runtimes.artifact import OUTPUT_IDS, Artifact
 from runtimes.base import DROPPED, Logits, Model, Spread
 from runtimes.errors import ArtifactError
 from runtimes.output import read_output_ids
+from runtimes.shortlist import Shortlists
 from tests.exports import Maker, write_artifact
 from tests.passes import consecutive
 from tests.tiny import LIGHTS
@@ -99,6 +100,22 @@ def test_logits_of_what_is_kept(pair: Pair, tiny: Checkpoint) -> None:
         session.rewind(40)
     check(pair, other.append(tokens[50:80], rows="all"), one.append(tokens[50:80], rows="all"))
     check(pair, other.append(tokens[:1]), one.append(tokens[:1]))
+
+
+def test_ids_that_have_no_row(pair: Pair, tiny: Checkpoint) -> None:
+    """Of some ids alone, kept or not: as of all."""
+    session = pair.cut.session()
+    if not isinstance(session, Shortlists):
+        pytest.skip("this runtime computes whole rows")
+    dropped = np.setdiff1d(np.arange(tiny.vocab_size), pair.ids)
+    for ids in (np.array(pair.ids[3:40:5]), dropped[[0, -1]], np.sort(np.append(dropped[:4], pair.ids[-3:]))):
+        want = session.append([5, 6, 7], rows="all").copy()
+        session.rewind(0)
+        got = session.append_shortlist([5, 6, 7], ids, rows="all")
+        session.rewind(0)
+        assert got.shape == (3, len(ids))
+        assert ((got == DROPPED) == np.isin(ids, dropped)).all()
+        assert np.abs(got - want[:, ids]).max() < (1e-4 if "32" in pair.cut.dtype else 0.15)
 
 
 def test_two_sessions_have_rows_of_their_own(pair: Pair) -> None:

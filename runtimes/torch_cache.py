@@ -1,0 +1,84 @@
+"""The KV cache and the masks of one sequence, as transformers' attention asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from runtimes.torch import TorchModel
+
+
+class Cache:
+    """Keys and values of every position, per layer, in buffers that grow by doubling; the writer sets `start`.
+
+    Offers what transformers' attention asks of a cache: `update`. For a local layer only the keys that the window
+    of the first new token reaches are handed on, so that its cost does not grow with the context.
+    """
+
+    def __init__(self, model: TorchModel) -> None:
+        config = model.net.config
+        self.start = 0
+        self._device, self._dtype = model.net.device, model.net.dtype
+        self._limit = model.context_length
+        self._window = int(config.sliding_window)
+        self._local = [kind == "sliding_attention" for kind in config.layer_types]
+        self._shape = (1, int(config.num_key_value_heads), 0, int(config.head_dim))
+        self._buffers: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * len(self._local)
+
+    def inputs(self, tokens: Sequence[int]) -> dict[str, Any]:
+        """Input ids, positions and masks (True: may attend) of a pass over `tokens` from `start` on."""
+        import torch
+
+        start, end = self.start, self.start + len(tokens)
+        positions = torch.arange(start, end, device=self._device)
+        masks: dict[str, torch.Tensor | None] = {"full_attention": None, "sliding_attention": None}
+        if len(tokens) > 1:  # a single token may attend to every key that it is given
+            query = positions[:, None]
+            key = torch.arange(0, end, device=self._device)
+            masks["full_attention"] = (key <= query)[None, None]
+            key = key[self._first() :]
+            masks["sliding_attention"] = ((key <= query) & (key > query - self._window))[None, None]
+        return {
+            "input_ids": torch.tensor([list(tokens)], device=self._device),
+            "position_ids": positions[None],
+            "cache_position": positions,
+            "attention_mask": masks,
+        }
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, cache_kwargs: dict[str, Any] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the new keys and values behind `start`; return those that the layer may attend to."""
+        end = self.start + keys.shape[2]
+        all_keys, all_values = self._room(layer_idx, end)
+        all_keys[:, :, self.start : end] = keys
+        all_values[:, :, self.start : end] = values
+        first = self._first() if self._local[layer_idx] else 0
+        return all_keys[:, :, first:end], all_values[:, :, first:end]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.start
+
+    def _first(self) -> int:
+        return max(0, self.start - self._window + 1)
+
+    def _room(self, layer: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+
+        old = self._buffers[layer]
+        if old is not None and old[0].shape[2] >= end:
+            return old
+        size = min(self._limit, max(end, 256, 2 * (old[0].shape[2] if old is not None else 0)))
+        shape = (*self._shape[:2], size, self._shape[3])
+        new = (
+            torch.zeros(shape, dtype=self._dtype, device=self._device),
+            torch.zeros(shape, dtype=self._dtype, device=self._device),
+        )
+        if old is not None:
+            for target, source in zip(new, old, strict=True):
+                target[:, :, : self.start] = source[:, :, : self.start]
+        self._buffers[layer] = new
+        return new
