@@ -1,4 +1,4 @@
-"""A reference interpreter for ML programs, Core ML's ``.mlpackage``: on any machine, in numpy, without Apple's libraries.
+"""A reference interpreter for Core ML's ML programs: any machine's numpy executes what an ``.mlpackage`` says.
 
     program = load(Path("model.mlpackage"))
     plan = make_plan(program.main, program.path)

@@ -225,15 +225,15 @@ def floor(x: Array) -> Array:
 
 
 @operation
-def inverse(x: Array, epsilon: Array = np.float32(1e-4)) -> Array:  # type: ignore[assignment]
+def inverse(x: Array, epsilon: Array | float = 1e-4) -> Array:
     """iOS17.elementwise_unary.inverse: 1 / (x + epsilon)."""
-    return np.reciprocal(x + epsilon)
+    return np.reciprocal(x + np.float32(epsilon))
 
 
 @operation
-def log(x: Array, epsilon: Array = np.float32(1e-45)) -> Array:  # type: ignore[assignment]
+def log(x: Array, epsilon: Array | float = 1e-45) -> Array:
     """iOS17.elementwise_unary.log: natural, of x + epsilon."""
-    return np.log(x + epsilon)
+    return np.log(x + np.float32(epsilon))
 
 
 @operation
@@ -243,9 +243,9 @@ def round_(x: Array) -> Array:
 
 
 @operation
-def rsqrt(x: Array, epsilon: Array = np.float32(1e-12)) -> Array:  # type: ignore[assignment]
+def rsqrt(x: Array, epsilon: Array | float = 1e-12) -> Array:
     """iOS17.elementwise_unary.rsqrt: 1 / sqrt(x + epsilon)."""
-    return 1 / np.sqrt(x + epsilon)
+    return 1 / np.sqrt(x + np.float32(epsilon))
 
 
 @operation

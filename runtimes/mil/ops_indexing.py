@@ -46,8 +46,7 @@ def slice_by_index(
     squeeze_mask: Mask = None,
 ) -> Array:
     """iOS17.tensor_transformation.slice_by_index: x[begin:end:stride, …]; masked ends are open, squeezed axes go."""
-    out: Array = x[_slices(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)]
-    return out
+    return x[_slices(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)]
 
 
 @view
@@ -101,7 +100,7 @@ def gather(
     batch_dims: Array | int = 0,
     validate_indices: Array | bool = False,
 ) -> Array:
-    """iOS17.scatter_gather.gather: the slices of x at `indices` along `axis`; the first `batch_dims` axes go together."""
+    """iOS17.scatter_gather.gather: slices of x at `indices` along `axis`; the first `batch_dims` axes go together."""
     _check(indices, x.shape[int(axis)])
     batches, at = int(batch_dims), int(axis) % x.ndim
     if batches == 0:
@@ -125,8 +124,7 @@ def gather_nd(x: Array, indices: Array, batch_dims: Array | int = 0, validate_in
     batches = int(batch_dims)
     _check_places(indices, x.shape[batches:])
     lead = np.indices(indices.shape[:-1])[:batches]
-    out: Array = x[(*lead, *np.moveaxis(indices, -1, 0))]
-    return out
+    return x[(*lead, *np.moveaxis(indices, -1, 0))]
 
 
 @operation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from runtimes.mil.table import operation
 @operation
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """iOS17.linear.linear: x weight^T + bias; weight is (out, in)."""
-    out: Array = x @ weight.T
+    out = x @ weight.T
     return out if bias is None else out + bias
 
 
@@ -25,8 +26,7 @@ def matmul(x: Array, y: Array, transpose_x: Array | bool = False, transpose_y: A
     # A vector cannot be transposed.
     left = x.swapaxes(-1, -2) if transpose_x and x.ndim > 1 else x
     right = y.swapaxes(-1, -2) if transpose_y and y.ndim > 1 else y
-    out: Array = left @ right
-    return out
+    return left @ right
 
 
 @operation
@@ -40,8 +40,7 @@ def einsum(values: list[Array], equation: str) -> Array:
     wide = [
         np.broadcast_to(value, [sizes[letter] for letter in term]) for term, value in zip(terms, values, strict=True)
     ]
-    out: Array = np.einsum(equation, *wide, optimize=True)
-    return out
+    return np.einsum(equation, *wide, optimize=True)
 
 
 @operation
@@ -71,8 +70,9 @@ def conv(
             slice(at * gap, at * gap + step * (size - 1) + 1, step)
             for at, gap, step, size in zip(place, gaps, steps, sizes, strict=True)
         )
-        seen = padded[(slice(None), slice(None), *cut)].reshape(batch, parts, x.shape[1] // parts, -1)
-        out += weight[(slice(None), slice(None), *place)].reshape(parts, outputs // parts, -1) @ seen
+        every: tuple[Any, ...] = (slice(None), slice(None))
+        seen = padded[(*every, *cut)].reshape(batch, parts, x.shape[1] // parts, -1)
+        out += weight[(*every, *place)].reshape(parts, outputs // parts, -1) @ seen
     out = out.reshape(batch, outputs, *sizes)
     return out if bias is None else out + bias.reshape(-1, *[1] * rank)
 
@@ -83,8 +83,7 @@ def scaled_dot_product_attention(query: Array, key: Array, value: Array, attn_ma
     scores = (query @ key.swapaxes(-1, -2)) * np.float32(1 / math.sqrt(query.shape[-1]))
     if attn_mask is not None:
         scores = np.where(attn_mask, scores, -np.inf) if attn_mask.dtype == np.bool_ else scores + attn_mask
-    out: Array = softmax(scores) @ value
-    return out
+    return softmax(scores) @ value
 
 
 @operation
@@ -95,7 +94,7 @@ def layer_norm(
     beta: Array | None = None,
     epsilon: Array | float = 1e-5,
 ) -> Array:
-    """iOS17.normalization.layer_norm: over `axes` (all, if not given) to mean 0 and variance 1, times gamma plus beta."""
+    """iOS17.normalization.layer_norm: `axes` (or all) to mean 0 and variance 1, times gamma plus beta."""
     over = tuple(range(x.ndim)) if axes is None else tuple(int(n) % x.ndim for n in axes)
     centred = x - np.mean(x, axis=over, keepdims=True)
     out = centred / np.sqrt(np.mean(np.square(centred), axis=over, keepdims=True) + np.float32(epsilon))

@@ -121,13 +121,13 @@ def pad(x: Array, pad: Array, mode: str = "constant", constant_val: Array | floa
 
 
 @operation
-def fill(shape: Array, value: Array | float = np.float32(0)) -> Array:  # type: ignore[assignment]
+def fill(shape: Array, value: Array | float = 0.0) -> Array:
     """iOS15.tensor_operation.fill"""
     return np.full([int(n) for n in shape], value)
 
 
 @operation
-def fill_like(ref_tensor: Array, value: Array | float = np.float32(0)) -> Array:  # type: ignore[assignment]
+def fill_like(ref_tensor: Array, value: Array | float = 0.0) -> Array:
     """iOS16.tensor_operation.fill_like"""
     return np.full(ref_tensor.shape, value)
 

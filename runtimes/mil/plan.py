@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, partial
 from pathlib import Path
 
 from runtimes.errors import ArtifactError
 from runtimes.mil.operations import MOVES, OPERATIONS
 from runtimes.mil.ops_indexing import STATE_WRITES
-from runtimes.mil.program import Array, Constant, Feature, Function, Named, Operation
+from runtimes.mil.program import Constant, Feature, Function, Named, Operation
 from runtimes.mil.sharing import arrange
 from runtimes.mil.step import Output, Precision, Step, Write, as_held, perform
 
@@ -111,10 +111,10 @@ class _Planner:
         rounds = self._rounds(op)
         self.dtypes |= {one.name: one.type.dtype for one in op.outputs}
         if single or several:
-            outputs = tuple(Output(self._new(one), one.type, rounds) for one in op.outputs)
+            outputs = tuple(Output.of(self._new(one), one.type, rounds=rounds) for one in op.outputs)
             yield Step(op, call, tuple(single), tuple(several), outputs, self._write(op))
         else:
-            outputs = tuple(Output(-1, one.type, rounds) for one in op.outputs)
+            outputs = tuple(Output.of(-1, one.type, rounds=rounds) for one in op.outputs)
             values = perform(Step(op, call, (), (), outputs), [], self.path)
             self.known |= {one.name: value for one, value in zip(op.outputs, values, strict=True)}
 
@@ -167,7 +167,7 @@ class _Parameters:
     lists: frozenset[str]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parameters(kind: str) -> _Parameters:
     """The parameters of an operation, from its function's signature."""
     found = inspect.signature(OPERATIONS[kind]).parameters

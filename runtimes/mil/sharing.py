@@ -48,7 +48,8 @@ def arrange(
         else:
             group |= {slot: slot for slot in made}
         if step.write is not None:
-            step, group[step.write.state] = _written(step, step.write, group, protected, states)
+            state = step.write.state
+            step, group[state] = _written(step, step.write, group, protected, states)
         done = {slot for slot in _reads(step) | made if last.get(slot, -1) <= number}
         out.append(replace(step, free=tuple(sorted(done - given - states))))
     held = {group[slot] for slot in states} | protected

@@ -21,12 +21,23 @@ PRECISIONS: tuple[Precision, ...] = ("declared", "float32")
 
 @dataclass(frozen=True)
 class Output:
-    """A slot, and the type that the program declares for what lies there."""
+    """A slot, and how what lies there is held."""
 
     slot: int
     type: TensorType
+    """As the program declares it."""
     rounds: bool
-    """Whether it is still to be rounded to that type."""
+    """Whether it is still to be rounded to float16."""
+    dtype: np.dtype[Any]
+    """Of the array here."""
+    sizes: tuple[tuple[int, int], ...]
+    """Axes of a fixed size, and that."""
+
+    @classmethod
+    def of(cls, slot: int, type_: TensorType, *, rounds: bool) -> Output:
+        dtype = np.float32 if type_.dtype in FLOATS else NUMPY.get(type_.dtype, np.object_)
+        sizes = tuple((axis, size) for axis, size in enumerate(type_.shape) if size is not None)
+        return cls(slot, type_, rounds and type_.dtype == "fp16", np.dtype(dtype), sizes)
 
 
 @dataclass(frozen=True)
@@ -62,8 +73,9 @@ def perform(step: Step, values: list[Any], path: Path) -> tuple[Array, ...]:
         arguments[name] = [values[slot] for slot in slots]
     try:
         result = step.call(**arguments)
-        found = result if isinstance(result, tuple) else (result,)
-        return tuple(_held(value, output) for value, output in zip(found, step.outputs, strict=True))
+        if len(step.outputs) == 1 and not isinstance(result, tuple):
+            return (_held(result, step.outputs[0]),)
+        return tuple(_held(value, output) for value, output in zip(result, step.outputs, strict=True))
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ArtifactError(f"{path}: operation {step.operation} cannot be computed: {reason}; export again") from error
@@ -84,16 +96,17 @@ def mismatch(shape: Sequence[int], declared: TensorType) -> bool:
 
 
 def _held(value: Any, output: Output) -> Array:
-    array = np.asarray(value)
-    if output.type.dtype in FLOATS:
-        if array.dtype != np.float32:
-            array = array.astype(np.float32)
-        if output.rounds and output.type.dtype == "fp16":
-            array = to_half(array)
-    elif array.dtype != NUMPY[output.type.dtype]:
-        array = array.astype(NUMPY[output.type.dtype])
-    if mismatch(array.shape, output.type):
-        raise ValueError(f"its result has shape {list(array.shape)}, the program declares {_text(output.type)}")
+    array = value if isinstance(value, np.ndarray) else np.asarray(value)
+    if array.dtype != output.dtype:
+        array = array.astype(output.dtype)
+    if output.rounds:
+        array = to_half(array)
+    shape = array.shape
+    good = len(shape) == len(output.type.shape)
+    for axis, size in output.sizes:
+        good = good and shape[axis] == size
+    if not good:
+        raise ValueError(f"its result has shape {list(shape)}, the program declares {_text(output.type)}")
     return array
 
 
