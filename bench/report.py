@@ -20,6 +20,8 @@ from router.cases import Case
 
 SCHEMA = "edgecall.report/1"
 SCHEMA_FILE = Path(__file__).with_name("report.schema.json")
+EMULATED_LACKS = ("load_ms", "cold_start_ms", "peak_rss_mb", "device_memory_mb")
+"""What an emulated run's process needs is not what the runtime needs that it stands in for."""
 PERCENTILES = "linear interpolation between closest ranks (Hyndman and Fan, type 7); p99 from 300 requests on"
 
 
@@ -145,7 +147,8 @@ def _reference(run: Run) -> dict[str, Any]:
 
 def entry(run: Run, context: Context, reference: Run | None) -> dict[str, Any]:
     """One run of the report."""
-    latency = summary([timed.ms for timed in run.timed]) if run.timed else None
+    opened = run.opened | dict.fromkeys(EMULATED_LACKS) if run.emulated else run.opened
+    latency = summary([timed.ms for timed in run.timed]) if run.timed and not run.emulated else None
     if latency is not None:
         busy = {block["index"] for block in context.blocks if block["busy"]}
         latency["in_busy_blocks"] = sum(timed.block in busy for timed in run.timed)
@@ -164,16 +167,16 @@ def entry(run: Run, context: Context, reference: Run | None) -> dict[str, Any]:
         "device": run.opened.get("device"),
         "threads": run.opened.get("threads"),
         "dtype": run.opened.get("dtype"),
-        "emulated": bool(run.opened.get("emulated", False)),
+        "emulated": run.emulated,
         "artifact_path": str(run.artifact.folder) if run.artifact else None,
         "artifact_sha256": run.artifact.sha256 if run.artifact else None,
         "max_new_tokens": run.opened.get("max_new_tokens"),
         "versions": run.opened.get("versions", {}),
         "size_mb": run.artifact.size_bytes / 1e6 if run.artifact else None,
-        "load_ms": run.opened.get("load_ms"),
-        "cold_start_ms": run.opened.get("cold_start_ms"),
-        "peak_rss_mb": run.opened.get("peak_rss_mb"),
-        "device_memory_mb": run.opened.get("device_memory_mb"),
+        "load_ms": opened.get("load_ms"),
+        "cold_start_ms": opened.get("cold_start_ms"),
+        "peak_rss_mb": opened.get("peak_rss_mb"),
+        "device_memory_mb": opened.get("device_memory_mb"),
         "accuracy": _accuracy(run, "grammar", context.suite),
         "accuracy_unconstrained": _accuracy(run, "unconstrained", context.suite),
         "latency_ms": latency,
