@@ -6,7 +6,7 @@ import json
 import math
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,6 @@ from router.cases import Case
 
 SCHEMA = "edgecall.report/1"
 SCHEMA_FILE = Path(__file__).with_name("report.schema.json")
-EMULATED_LACKS = ("load_ms", "cold_start_ms", "peak_rss_mb", "device_memory_mb")
-"""What an emulated run's process needs is not what the runtime needs that it stands in for."""
 PERCENTILES = "linear interpolation between closest ranks (Hyndman and Fan, type 7); p99 from 300 requests on"
 
 
@@ -147,8 +145,8 @@ def _reference(run: Run) -> dict[str, Any]:
 
 def entry(run: Run, context: Context, reference: Run | None) -> dict[str, Any]:
     """One run of the report."""
-    opened = run.opened | dict.fromkeys(EMULATED_LACKS) if run.emulated else run.opened
-    latency = summary([timed.ms for timed in run.timed]) if run.timed and not run.emulated else None
+    run = _untimed(run) if run.emulated else run
+    latency = summary([timed.ms for timed in run.timed]) if run.timed else None
     if latency is not None:
         busy = {block["index"] for block in context.blocks if block["busy"]}
         latency["in_busy_blocks"] = sum(timed.block in busy for timed in run.timed)
@@ -173,10 +171,10 @@ def entry(run: Run, context: Context, reference: Run | None) -> dict[str, Any]:
         "max_new_tokens": run.opened.get("max_new_tokens"),
         "versions": run.opened.get("versions", {}),
         "size_mb": run.artifact.size_bytes / 1e6 if run.artifact else None,
-        "load_ms": opened.get("load_ms"),
-        "cold_start_ms": opened.get("cold_start_ms"),
-        "peak_rss_mb": opened.get("peak_rss_mb"),
-        "device_memory_mb": opened.get("device_memory_mb"),
+        "load_ms": run.opened.get("load_ms"),
+        "cold_start_ms": run.opened.get("cold_start_ms"),
+        "peak_rss_mb": run.opened.get("peak_rss_mb"),
+        "device_memory_mb": run.opened.get("device_memory_mb"),
         "accuracy": _accuracy(run, "grammar", context.suite),
         "accuracy_unconstrained": _accuracy(run, "unconstrained", context.suite),
         "latency_ms": latency,
@@ -191,6 +189,13 @@ def entry(run: Run, context: Context, reference: Run | None) -> dict[str, Any]:
         "parity": _parity(run, reference),
         "warnings": run.warnings,
     }
+
+
+def _untimed(run: Run) -> Run:
+    """An emulated run without what its process took: that is not what the runtime takes that it stands in for."""
+    needs = ("load_ms", "cold_start_ms", "peak_rss_mb", "device_memory_mb")
+    opened = {key: value for key, value in run.opened.items() if key not in needs}
+    return replace(run, opened=opened, timed=[], speed={}, floor={})
 
 
 def _accuracy(run: Run, mode: Mode, suite: Suite) -> dict[str, Any] | None:

@@ -12,23 +12,26 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
 from export.base import Checkpoint
+from router.toolset import Toolset
 from runtimes import FORMATS, coreml_reference, is_emulated, prover
 from runtimes.artifact import Artifact
 from runtimes.base import Availability
 from runtimes.coreml import package_inputs
 from runtimes.errors import ArtifactError, SessionError, UnavailableError, UserError
 from tests.exports import Maker
+from tests.odd import odd_checkpoint
 from tests.tiny import WINDOW
 
 torch = pytest.importorskip("torch")
 ct = pytest.importorskip("coremltools")
 
+from export import coreml  # noqa: E402
 from export.coreml import walk  # noqa: E402
 from export.coreml_mil import Package  # noqa: E402
 from export.coreml_model import Gemma3Stateful, load_checkpoint  # noqa: E402
@@ -48,6 +51,22 @@ def half(exported: Maker) -> Artifact:
     return exported("coreml", "fp16")
 
 
+class Shallow(NamedTuple):
+    """A checkpoint of two layers, local and global, and its package in 32 bits."""
+
+    source: Checkpoint
+    path: Path
+
+
+@pytest.fixture(scope="module")
+def shallow(tiny: Checkpoint, kiwi: Toolset, tmp_path_factory: pytest.TempPathFactory) -> Shallow:
+    folder = tmp_path_factory.mktemp("shallow")
+    source = odd_checkpoint(
+        folder / "source", tiny, num_hidden_layers=2, sliding_window_pattern=2, max_position_embeddings=1024
+    )
+    return Shallow(source, folder / coreml.write(source, folder, "fp32", kiwi).weights)
+
+
 def random_tokens(vocab: int, count: int, seed: int = 0) -> list[int]:
     return [int(t) for t in np.random.default_rng(seed).integers(4, vocab, count)]
 
@@ -62,11 +81,7 @@ def how(name: str) -> Any:
         "int4-per-block": cto.OpLinearQuantizerConfig(
             "linear_symmetric", dtype="int4", granularity="per_block", block_size=32
         ),
-        "palettes-of-8-bits": cto.OpPalettizerConfig("uniform", nbits=8),
         "palettes-of-6-bits": cto.OpPalettizerConfig("uniform", nbits=6),
-        "palettes-by-group": cto.OpPalettizerConfig(
-            "uniform", nbits=4, granularity="per_grouped_channel", group_size=16
-        ),
         "pruned": cto.OpMagnitudePrunerConfig(target_sparsity=0.25),
     }
     config = cto.OptimizationConfig(global_config=kinds[name])
@@ -99,25 +114,23 @@ def with_weights(net: Gemma3Stateful, function: mil.Function) -> set[str]:
         ("int8-per-channel", "constexpr_blockwise_shift_scale"),
         ("uint8-with-offset", "constexpr_blockwise_shift_scale"),
         ("int4-per-block", "constexpr_blockwise_shift_scale"),
-        ("palettes-of-8-bits", "constexpr_lut_to_dense"),
         ("palettes-of-6-bits", "constexpr_lut_to_dense"),
-        ("palettes-by-group", "constexpr_lut_to_dense"),
         ("pruned", "constexpr_sparse_to_dense"),
     ],
 )
-def test_compressed_weights(tiny: Checkpoint, exact: Artifact, tmp_path: Path, name: str, operation: str) -> None:
+def test_compressed_weights(shallow: Shallow, tmp_path: Path, name: str, operation: str) -> None:
     """As PyTorch with the weights that coremltools itself decompresses; and not as with the uncompressed ones."""
     import coremltools.optimize.coreml as cto
 
     path, plain = tmp_path / "small.mlpackage", tmp_path / "plain.mlpackage"
     with mil.quiet():
-        model = how(name)(ct.models.MLModel(str(exact.weights), skip_model_load=True))
+        model = how(name)(ct.models.MLModel(str(shallow.path), skip_model_load=True))
         model.save(str(path))
         cto.decompress_weights(model).save(str(plain))
     package = Package(path)
     assert package.operations[operation] > 10
-    net = load_checkpoint(tiny, tiny.context_length)
-    tokens = random_tokens(tiny.vocab_size, WINDOW + 40)
+    net = load_checkpoint(shallow.source, shallow.source.context_length)
+    tokens = random_tokens(shallow.source.vocab_size, 64)
     uncompressed = walk(net, tokens)
     net.reset()
     found = with_weights(net, mil.load(plain).main)
