@@ -79,7 +79,7 @@ def how(name: str) -> Any:
         "int8-per-channel": cto.OpLinearQuantizerConfig("linear_symmetric", dtype="int8", granularity="per_channel"),
         "uint8-with-offset": cto.OpLinearQuantizerConfig("linear", dtype="uint8", granularity="per_channel"),
         "int4-per-block": cto.OpLinearQuantizerConfig(
-            "linear_symmetric", dtype="int4", granularity="per_block", block_size=32
+            "linear_symmetric", dtype="int4", granularity="per_block", block_size=16
         ),
         "palettes-of-6-bits": cto.OpPalettizerConfig("uniform", nbits=6),
         "pruned": cto.OpMagnitudePrunerConfig(target_sparsity=0.25),
