@@ -112,7 +112,7 @@ def _variant_name(asked: Sequence[Asked], variant: str | None, runtime_name: str
     if fixed:
         return fixed[0]
     if runtime_name is not None:
-        return choose(Settings(runtimes=(runtime_name,), quick=True))[-1].artifact
+        return choose(Settings(runtimes=(runtime_name,), quick=True))[-1].name
     return DEFAULT_VARIANT
 
 

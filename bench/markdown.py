@@ -144,6 +144,8 @@ def _method(report: dict[str, Any]) -> str:
         [
             "## How this was measured",
             "",
+            "- An emulated run (coreml-reference) answers the same cases in an interpreter of the format. It "
+            "proves graph, weights and number formats; its times are not a device's and are not told.",
             "- Every run has a process of its own; the processes stay alive and take turns in shuffled blocks.",
             f"- Latency: {settings['warmup']} warm-up requests, then up to {settings['requests']} timed ones (fewer "
             "where the time budget did not reach: see requests), the toolset's prefix already in the cache. "

@@ -28,7 +28,7 @@ from bench.report import Context, git_state, samples
 from bench.run import JUDGING, MEASURING, Bench, Outcome, _equip, _export, _model_of, _suite, _try_open
 from bench.screen import Screen
 from bench.timing import timing
-from bench.variants import Missing
+from bench.variants import Missing, choose
 from export.atomic import staged
 from router.toolset_load import load_toolset
 from runtimes.artifact import Artifact
@@ -118,7 +118,7 @@ def contenders(settings: Settings, wanted: Wanted) -> list[Run]:
     if wanted.server is not None:
         peer_server.find(wanted.server)
     ours = settings.variants or (*OURS, *((ON_MAC,) if MAC in kinds else ()))
-    variants = [exportable(name) for name in dict.fromkeys(ours)]
+    variants = choose(Settings(variants=tuple(ours)), emulated="never")
     runs: list[Run] = [Run(variant) for variant in variants]
     for name, kind in kinds.items():
         found = [variant for variant in variants if variant.format == kind.format and not kind.made]
@@ -146,7 +146,7 @@ def _provide(bench: Bench, wanted: Wanted, artifacts: dict[str, Artifact | Missi
         if isinstance(run, PeerRun):
             _equip_peer(bench, run, wanted, artifacts.get(run.source.artifact, Missing("there is none", True)))
         else:
-            _equip(bench, run, artifacts.get(run.name, Missing("there is no artifact of it", True)))
+            _equip(bench, run, artifacts.get(run.variant.artifact, Missing("there is no artifact of it", True)))
     bench.stages_s["export"] = time.monotonic() - begun
     return model
 

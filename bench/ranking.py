@@ -15,12 +15,12 @@ def rank(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """One entry per precision and device, finest precision first.
 
     `best` is the most accurate run of a group; `order` ranks by p95 those that are not significantly less accurate
-    (exact McNemar test on the same cases), the others are listed in `less_accurate`. Runs without latency or accuracy
-    are left out.
+    (exact McNemar test on the same cases), the others are listed in `less_accurate`. Runs without latency or accuracy,
+    and emulated ones, are left out.
     """
     groups: dict[tuple[int, str], list[Run]] = {}
     for run in runs:
-        if run.timed and run.exact():
+        if run.timed and run.exact() and not run.emulated:
             groups.setdefault((run.variant.precision, str(run.opened.get("device"))), []).append(run)
     return [_rank(precision, device, members) for (precision, device), members in sorted(groups.items(), key=_finest)]
 
@@ -29,7 +29,8 @@ def compare(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Every pair of runs that measured something: accuracy (McNemar) and the ratio of latencies, case by case."""
     out = []
     for a, b in combinations([run for run in runs if run.exact()], 2):
-        ratio = ratio_interval(case_medians(a), case_medians(b))
+        timed = not (a.emulated or b.emulated)
+        ratio = ratio_interval(case_medians(a), case_medians(b)) if timed else None
         out.append(
             {
                 "a": a.name,

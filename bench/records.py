@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 from bench.metrics import Verdict
 from export.trim_record import Trim
 from router.toolset import Call
+from runtimes import STAND_INS
 from runtimes.artifact import Artifact
 
 Status = Literal["ok", "skipped", "failed"]
@@ -29,6 +30,12 @@ class Variant:
     def artifact(self) -> str:
         """The artifact's name, e.g. ``gguf-q8_0``."""
         return f"{self.format}-{self.quant}"
+
+    @property
+    def name(self) -> str:
+        """What it is called: as its artifact, or after a runtime that stands in for the artifact's own."""
+        stands_in = STAND_INS.get(self.format) == self.runtime
+        return f"{self.runtime}-{self.quant}" if stands_in else self.artifact
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,12 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.variant.artifact
+        return self.variant.name
+
+    @property
+    def emulated(self) -> bool:
+        """Whether it stands in for another runtime: its times are nobody's."""
+        return bool(self.opened.get("emulated", False))
 
     def exact(self, mode: Mode = "grammar") -> dict[str, bool]:
         """Case id -> whether the calls were right."""

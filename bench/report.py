@@ -6,7 +6,7 @@ import json
 import math
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,7 @@ def _reference(run: Run) -> dict[str, Any]:
 
 def entry(run: Run, context: Context, reference: Run | None) -> dict[str, Any]:
     """One run of the report."""
+    run = _untimed(run) if run.emulated else run
     latency = summary([timed.ms for timed in run.timed]) if run.timed else None
     if latency is not None:
         busy = {block["index"] for block in context.blocks if block["busy"]}
@@ -164,7 +165,7 @@ def entry(run: Run, context: Context, reference: Run | None) -> dict[str, Any]:
         "device": run.opened.get("device"),
         "threads": run.opened.get("threads"),
         "dtype": run.opened.get("dtype"),
-        "emulated": bool(run.opened.get("emulated", False)),
+        "emulated": run.emulated,
         "artifact_path": str(run.artifact.folder) if run.artifact else None,
         "artifact_sha256": run.artifact.sha256 if run.artifact else None,
         "max_new_tokens": run.opened.get("max_new_tokens"),
@@ -188,6 +189,13 @@ def entry(run: Run, context: Context, reference: Run | None) -> dict[str, Any]:
         "parity": _parity(run, reference),
         "warnings": run.warnings,
     }
+
+
+def _untimed(run: Run) -> Run:
+    """An emulated run without what its process took: that is not what the runtime takes that it stands in for."""
+    needs = ("load_ms", "cold_start_ms", "peak_rss_mb", "device_memory_mb")
+    opened = {key: value for key, value in run.opened.items() if key not in needs}
+    return replace(run, opened=opened, timed=[], speed={}, floor={})
 
 
 def _accuracy(run: Run, mode: Mode, suite: Suite) -> dict[str, Any] | None:

@@ -98,7 +98,7 @@ def all_runtimes(
         check_out(out)
     toolset = load_toolset(settings.toolset)
     suite = _suite(settings, toolset)
-    variants = choose(settings)
+    variants = choose(settings, emulated="always")
     with reserved(out, started, commit) as folder, staged(folder) as staging:
         logs = staging / "logs"
         logs.mkdir()
@@ -161,7 +161,7 @@ def _provide(bench: Bench, artifacts: dict[str, Artifact | Missing] | None, refe
     else:
         model = _model_of(artifacts)
     for run in [*bench.runs, *([] if own else [bench.reference])]:
-        _equip(bench, run, artifacts.get(run.name, Missing("there is no artifact of it", True)))
+        _equip(bench, run, artifacts.get(run.variant.artifact, Missing("there is no artifact of it", True)))
     bench.stages_s["export"] = time.monotonic() - begun
     return model
 
@@ -224,7 +224,7 @@ def _measure(bench: Bench, fleet: Fleet) -> None:
         f"{len(bench.suite.cases)} cases with the grammar and without; logits against torch's",
         lambda: _judge(bench, members, reference),
     )
-    timed = [member for member in members if member.run in bench.runs and member.alive]
+    timed = [member for member in members if member.run in bench.runs and member.alive and not member.run.emulated]
     bench.stage(
         4,
         STAGES,
@@ -280,11 +280,12 @@ def _try_open(bench: Bench, fleet: Fleet, run: Run, device: str, cases: Path) ->
             bench.screen.failed(run.name, str(failure))
         return []
     opened = run.opened
-    bench.screen.done(
-        run.name,
-        f"{opened['device']}, {opened['dtype']}, {opened['threads']} threads; loaded in {opened['load_ms']:,.0f} ms, "
-        f"first answer {opened['cold_start_ms']:,.0f} ms after the start of its process",
+    times = (
+        f"{opened['threads']} threads; loaded in {opened['load_ms']:,.0f} ms, "
+        f"first answer {opened['cold_start_ms']:,.0f} ms after the start of its process"
     )
+    told = "emulated: not timed" if run.emulated else times
+    bench.screen.done(run.name, f"{opened['device']}, {opened['dtype']}, {told}")
     return [member]
 
 

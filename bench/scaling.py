@@ -103,7 +103,7 @@ def scaling(
     started = datetime.now(UTC)
     if out is not None:
         check_out(out)
-    chosen = choose(settings)
+    chosen = choose(settings, emulated="never")
     toolset = load_toolset(settings.toolset)
     with reserved(out, started, git_state()[0]) as folder, staged(folder) as staging:
         logs, scratch = staging / "logs", staging / "scratch"

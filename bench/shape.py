@@ -129,7 +129,7 @@ def chosen(settings: Settings, asked: Asked) -> list[Run]:
 
     Raises `UserError` for an unknown runtime, variant or peer, and for a trimming that trims nothing.
     """
-    variants = choose(replace(settings, quick=True))
+    variants = choose(replace(settings, quick=True), emulated="never")
     tokens = asked.trim_tokens
     if tokens is not None and not 0 < tokens < asked.shape.vocab:
         raise UserError(f"--trim-tokens {tokens}: the shape has {asked.shape.vocab}; give fewer, and at least 1")

@@ -16,6 +16,8 @@ class Table:
 
 
 NOT_MEASURED = "Not measured"
+EMULATED = "Emulated: what the artifact computes, not how fast its runtime is"
+_TIMES = ("#", "p50 ms", "p95 ms", "p99 ms", "overhead", "RSS MB")
 COLUMNS = (
     "#", "runtime", "artifact", "exact (95% CI)", "tool", "free exact", "same calls",
     "p50 ms", "p95 ms", "p99 ms", "overhead", "size MB", "RSS MB",
@@ -47,11 +49,21 @@ def main_tables(report: dict[str, Any]) -> list[Table]:
             for entry in group["less_accurate"]
         )
         tables.append(Table(f"{group['precision']}-bit on {group['device']}", COLUMNS, rows, note))
+    emulated = [run for run in runs.values() if run["emulated"] and run["accuracy"]]
+    if emulated:
+        shown.update(run["artifact"] for run in emulated)
+        tables.append(_without_times(Table(EMULATED, COLUMNS, tuple(_row("-", run) for run in emulated))))
     rest = [run for name, run in runs.items() if name not in shown]
     if rest:
         rows = tuple((run["runtime"], run["artifact"], run["status"], run["reason"] or "no latency") for run in rest)
         tables.append(Table(NOT_MEASURED, ("runtime", "artifact", "status", "reason"), rows))
     return tables
+
+
+def _without_times(table: Table) -> Table:
+    kept = [i for i, column in enumerate(table.columns) if column not in _TIMES]
+    rows = tuple(tuple(row[i] for i in kept) for row in table.rows)
+    return Table(table.title, tuple(table.columns[i] for i in kept), rows, table.note)
 
 
 def fit(table: Table, width: int, expendable: Sequence[str] = EXPENDABLE) -> Table:
@@ -202,9 +214,7 @@ def _row(place: str, run: dict[str, Any]) -> tuple[str, ...]:
         percent(accuracy["tool"]),
         percent(free and free["exact"]),
         percent(parity and parity["same_calls"]),
-        ms(latency["p50"]),
-        ms(latency["p95"]),
-        ms(latency["p99"]),
+        *(ms(latency and latency[key]) for key in ("p50", "p95", "p99")),
         "-" if run["overhead"] is None else f"{run['overhead']:.2f}x",
         number(run["size_mb"], 3),
         number(run["peak_rss_mb"], 3),

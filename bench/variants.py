@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bench.machine import describe
 from bench.plugins import load_plugins
@@ -19,7 +19,7 @@ from export.base import Checkpoint, Quant
 from export.merge import recorded_inputs
 from export.pipeline import exporter, own_name, quant_of, scheme_of
 from export.trim_record import recorded_trim
-from runtimes import RUNTIMES, runtime
+from runtimes import RUNTIMES, is_emulated, runtime
 from runtimes.artifact import Artifact, open_artifact
 from runtimes.errors import UserError
 
@@ -45,25 +45,36 @@ Finished = Callable[[str, Artifact | Missing], None]
 """Told what a variant's export came to."""
 
 
-def choose(settings: Settings) -> list[Variant]:
+def choose(settings: Settings, emulated: Literal["always", "named", "never"] = "named") -> list[Variant]:
     """The variants to run, by runtime. Raises `UserError` for an unknown runtime, variant or plugin.
 
     `--variants` names them; otherwise every format's defaults, or with `--quick` one of 32 bits and one of 8.
+    `emulated`: whether runtimes that stand in for others are among them, or only if named, or not even then, since
+    nothing is told of their times.
     """
     load_plugins(settings.plugins)
     names = settings.runtimes or tuple(RUNTIMES)
+    if emulated == "never":
+        refused = [name for name in settings.runtimes if is_emulated(name)]
+        if refused:
+            raise UserError(f"--runtimes {refused[0]}: is emulated, its times mean nothing; leave it out here")
+        names = tuple(name for name in names if not is_emulated(name))
     offered: dict[str, Variant] = {}
     for name in dict.fromkeys(names):
         fmt = runtime(name).FORMAT
         quants: dict[str, Quant] = exporter(fmt).QUANTS
         for quant, spec in quants.items():
             variant = Variant(name, fmt, quant, spec.precision)
-            offered[variant.artifact] = variant
+            offered[variant.name] = variant
+    for variant in list(offered.values()):
+        offered.setdefault(variant.artifact, variant)
     if settings.variants:
         return list(dict.fromkeys(_named(name, offered, names) for name in settings.variants))
     chosen: list[Variant] = []
     for name in dict.fromkeys(names):
-        own = [variant for variant in offered.values() if variant.runtime == name]
+        if not settings.runtimes and emulated == "named" and is_emulated(name):
+            continue
+        own = list(dict.fromkeys(variant for variant in offered.values() if variant.runtime == name))
         if settings.quick:
             firsts = [next((v for v in own if v.precision == bits), None) for bits in (32, 8)]
             chosen += [variant for variant in firsts if variant is not None] or own[:1]
@@ -116,7 +127,7 @@ def export(
     leaves neither threads nor half-made artifacts behind.
     """
     by_format: dict[str, list[Variant]] = {}
-    for variant in dict.fromkeys(variants):
+    for variant in {variant.artifact: variant for variant in variants}.values():
         by_format.setdefault(variant.format, []).append(variant)
     cores = int(describe()["cores"])
     results: dict[str, Artifact | Missing] = {}

@@ -21,8 +21,8 @@ def parser() -> Parser:
         "edgecall verify",
         "Check an artifact's manifest against its own hash and every file against the\n"
         "manifest, then run its proof here: the logits at the decided positions and the calls.\n"
-        "Where the format cannot run on this machine only the files are checked, and that is\n"
-        "said.",
+        "Where Core ML cannot run on this machine its reference interpreter runs the proof; where\n"
+        "another format cannot, only the files are checked. Either is said.",
         [
             "edgecall verify out/gguf-q8_0",
             "edgecall verify out/* --json",

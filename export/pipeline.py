@@ -27,7 +27,7 @@ from export.proof_file import read_header
 from export.trim_record import recorded_trim
 from router.toolset import Toolset, to_dict
 from router.wire import WIRES
-from runtimes import runtime
+from runtimes import prover, runtime
 from runtimes.artifact import (
     MANIFEST,
     OUTPUT_IDS,
@@ -141,7 +141,8 @@ def _cached(target: Path, key: str, runtime_name: str) -> Artifact | None:
         met = read_header(found).met
     except (ArtifactError, OSError):
         return None
-    return found if met or not runtime(runtime_name).availability().available else None
+    names = {runtime_name, prover(found.format)}
+    return found if met or not any(runtime(name).availability().available for name in names) else None
 
 
 def _refuse_foreign(target: Path) -> None:

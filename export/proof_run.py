@@ -18,7 +18,7 @@ from router.grammar import Grammar
 from router.tokenizer import RouterTokenizer
 from router.toolset import Call, Toolset
 from router.wire import WireError, wire_format
-from runtimes import open_model
+from runtimes import is_emulated, open_model
 from runtimes.artifact import Artifact
 from runtimes.base import Logits, Model
 from runtimes.errors import UserError
@@ -46,6 +46,8 @@ class Measured:
     dtype: str
     threads: int
     runtime: str
+    emulated: bool
+    """Whether that stands in for the format's own runtime."""
 
 
 def reference_rows(
@@ -98,7 +100,7 @@ def measure(
         same = sum(same_calls(d.calls, r.reference_calls, toolset) for d, r in zip(decoded, rows, strict=True))
         return Measured(
             decoded, max_abs, worst, positions, hits / max(1, positions), same,
-            model.device, model.dtype, model.threads, runtime_name,
+            model.device, model.dtype, model.threads, runtime_name, is_emulated(runtime_name),
         )  # fmt: skip
     finally:
         model.close()

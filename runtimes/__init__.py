@@ -7,6 +7,7 @@ A runtime module offers, under these fixed names:
 ``open_model(artifact, *, device, threads) -> Model``   see `runtimes.base`
 ``bare_loop(artifact, *, device, threads, prefix, passes) -> BareLoop``
                                                         the same passes through the runtime's own API, for the floor
+``EMULATED``                                            True where it stands in for another runtime (optional)
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ RUNTIMES: dict[str, str] = {
     "onnxruntime": "runtimes.onnxruntime",
     "mlx": "runtimes.mlx",
     "coreml": "runtimes.coreml",
+    "coreml-reference": "runtimes.coreml_reference",
 }
 
 FORMATS: dict[str, str] = {
@@ -35,6 +37,9 @@ FORMATS: dict[str, str] = {
 }
 """Which runtime opens which artifact format."""
 
+STAND_INS: dict[str, str] = {"coreml": "coreml-reference"}
+"""Format -> the runtime that proves it where its own cannot run."""
+
 
 def runtime(name: str) -> ModuleType:
     """The runtime module called `name`, imported now. Raises `UserError` for an unknown name."""
@@ -45,6 +50,19 @@ def runtime(name: str) -> ModuleType:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(f"unknown runtime {name!r}; there are {', '.join(RUNTIMES)}{hint}")
     return importlib.import_module(RUNTIMES[name])
+
+
+def is_emulated(name: str) -> bool:
+    """Whether the runtime called `name` stands in for another: what it computes counts, how fast does not."""
+    return bool(getattr(runtime(name), "EMULATED", False))
+
+
+def prover(fmt: str) -> str:
+    """The runtime that proves artifacts of a format here: its own, or its stand-in where only that can run."""
+    own, other = FORMATS[fmt], STAND_INS.get(fmt)
+    if other is None or runtime(own).availability().available or not runtime(other).availability().available:
+        return own
+    return other
 
 
 def open_model(
@@ -62,6 +80,7 @@ def open_model(
 __all__ = [
     "FORMATS",
     "RUNTIMES",
+    "STAND_INS",
     "Artifact",
     "ArtifactError",
     "Availability",
@@ -71,7 +90,9 @@ __all__ = [
     "SessionError",
     "UnavailableError",
     "UserError",
+    "is_emulated",
     "open_artifact",
     "open_model",
+    "prover",
     "runtime",
 ]

@@ -7,7 +7,7 @@ a pass writes follows from the number of positions, so rewinding is giving fewer
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,14 +93,39 @@ def bare_loop(
     model = open_model(artifact, device=device, threads=threads)
     ml, state = model.ml, model.ml.make_state()
     if prefix:
-        ml.predict(_inputs(prefix, 0, "last"), state)
-    steps = [_inputs(tokens, start, rows) for start, tokens, rows, _ in passes]
+        ml.predict(package_inputs(prefix, 0, "last"), state)
+    steps = [package_inputs(tokens, start, rows) for start, tokens, rows, _ in passes]
 
     def run() -> None:
         for inputs in steps:
             ml.predict(inputs, state)
 
     return run
+
+
+def package_inputs(tokens: Sequence[int], start: int, rows: Rows) -> dict[str, Any]:
+    """What the package takes for one pass over `tokens` behind `start` cached ones (docs/coreml.md)."""
+    count = len(tokens)
+    return {
+        "input_ids": np.array([list(tokens)], dtype=np.int32),
+        "positions": np.arange(start + count, dtype=np.int32)[None],
+        "rows": np.array(row_offsets(rows, count), dtype=np.int32),
+    }
+
+
+def check_interface(
+    artifact: Artifact, sizes: Mapping[str, Sequence[int]], outputs: Sequence[str], states: Sequence[str]
+) -> int:
+    """Positions that a package's cache holds, from the largest size of each axis of its inputs.
+
+    Raises `ArtifactError` for an interface that is not ours.
+    """
+    if set(sizes) != set(_INPUTS) or list(outputs) != ["logits"] or not states or len(sizes["positions"]) != 2:
+        raise ArtifactError(
+            f"{artifact.weights}: takes {', '.join(sorted(sizes))} and gives {', '.join(outputs)}, "
+            f"not {', '.join(_INPUTS)} and logits with a state; export again"
+        )
+    return sizes["positions"][1]
 
 
 class CoreMLModel:
@@ -144,18 +169,9 @@ class CoreMLSession(CountingSession):
         self._coreml.ml  # noqa: B018 - raises when closed
 
     def _forward(self, tokens: Sequence[int], rows: Rows) -> Logits:
-        out = self._coreml.ml.predict(_inputs(tokens, self._position, rows), self._state)
+        out = self._coreml.ml.predict(package_inputs(tokens, self._position, rows), self._state)
         logits: Logits = np.asarray(out["logits"], dtype=np.float32).reshape(-1, self._coreml.vocab_size)
         return logits[-1] if rows == "last" else logits
-
-
-def _inputs(tokens: Sequence[int], start: int, rows: Rows) -> dict[str, Any]:
-    count = len(tokens)
-    return {
-        "input_ids": np.array([list(tokens)], dtype=np.int32),
-        "positions": np.arange(start + count, dtype=np.int32)[None],
-        "rows": np.array(row_offsets(rows, count), dtype=np.int32),
-    }
 
 
 def _device(name: str) -> str:
@@ -194,14 +210,22 @@ def _load(artifact: Artifact, units: str) -> Any:
 def _capacity(artifact: Artifact, ml: Any) -> int:
     """Positions that the package's cache holds, by its own description. `ArtifactError` for another interface."""
     description = ml.get_spec().description
-    ranges = {one.name: one.type.multiArrayType.shapeRange.sizeRanges for one in description.input}
-    outputs = [one.name for one in description.output]
-    if set(ranges) != set(_INPUTS) or outputs != ["logits"] or not len(description.state):
-        raise ArtifactError(
-            f"{artifact.weights}: takes {', '.join(sorted(ranges))} and gives {', '.join(outputs)}, "
-            f"not {', '.join(_INPUTS)} and logits with a state; export again"
-        )
-    return int(ranges["positions"][1].upperBound)
+    sizes = {
+        one.name: [int(axis.upperBound) for axis in one.type.multiArrayType.shapeRange.sizeRanges]
+        for one in description.input
+    }
+    return check_interface(
+        artifact, sizes, [one.name for one in description.output], [one.name for one in description.state]
+    )
 
 
-__all__ = ["FORMAT", "CoreMLModel", "CoreMLSession", "availability", "bare_loop", "open_model"]
+__all__ = [
+    "FORMAT",
+    "CoreMLModel",
+    "CoreMLSession",
+    "availability",
+    "bare_loop",
+    "check_interface",
+    "open_model",
+    "package_inputs",
+]

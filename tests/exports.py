@@ -8,29 +8,32 @@ from pathlib import Path
 
 import pytest
 
-from export import EXPORTERS, exporter
+from export import exporter
 from export.base import Checkpoint, Written
 from export.checkpoint import count_parameters
 from router.toolset import Toolset
-from runtimes import runtime
+from runtimes import RUNTIMES, prover, runtime
 from runtimes.artifact import SCHEMA, Artifact
 
 Maker = Callable[[str, str], Artifact]
 
 
-def variants() -> Iterator[tuple[str, str]]:
-    """Every registered format with each of its quantizations; an exporter that cannot be imported fails its test."""
-    for fmt in EXPORTERS:
+def variants() -> Iterator[tuple[str, str, str]]:
+    """Every registered runtime with its format and each of that one's quantizations; a module that cannot be imported
+    fails its test."""
+    for name in RUNTIMES:
         try:
-            yield from ((fmt, quant) for quant in exporter(fmt).QUANTS)
+            fmt = runtime(name).FORMAT
+            yield from ((name, fmt, quant) for quant in exporter(fmt).QUANTS)
         except ImportError:
-            yield fmt, "not-importable"
+            yield name, "not", "importable"
 
 
 def write_artifact(source: Checkpoint, fmt: str, quant: str, folder: Path, toolset: Toolset) -> Artifact:
-    """Write the weights and what a runtime reads beside them; skip, with the reason, where that cannot be done here."""
+    """Write the weights and what a runtime reads beside them; skip, with the reason, where that cannot be done here,
+    or nothing here opens them."""
     module = exporter(fmt)
-    for state in (module.availability(), runtime(module.RUNTIME).availability()):
+    for state in (module.availability(), runtime(prover(fmt)).availability()):
         if not state.available:
             pytest.skip(f"{fmt}: {state.reason}; {state.fix}")
     folder.mkdir(parents=True)

@@ -74,6 +74,51 @@ def test_contract_fields(report: dict[str, Any]) -> None:
     assert report["runs"][5]["latency_ms"]["p99"] is None, "40 requests have no p99"
 
 
+class TestEmulated:
+    """A run of a runtime that stands in for another: accuracy and parity count, times are not told."""
+
+    @pytest.fixture
+    def found(self, kiwi: Toolset) -> dict[str, Any]:
+        reference = made.run(kiwi, "torch", "safetensors-fp32", 32, wrong=4)
+        run = made.run(kiwi, "coreml-reference", "coreml-fp32", 32, wrong=4, ms=1)
+        run.opened["emulated"] = True
+        run.same_calls = {case.id: True for case in made.CASES}
+        return build(made.context(), [reference, run], reference)
+
+    def test_has_no_times(self, found: dict[str, Any]) -> None:
+        _, run = found["runs"]
+        assert (run["artifact"], run["runtime"], run["emulated"]) == ("coreml-reference-fp32", "coreml-reference", True)
+        assert run["artifact_path"].endswith("coreml-fp32")
+        assert run["accuracy"]["exact"] == 0.96 and run["parity"]["same_calls"] == 1.0
+        for key in (
+            "latency_ms",
+            "first_decision_ms",
+            "prefill_tok_s",
+            "floor_ms",
+            "overhead",
+            "load_ms",
+            "peak_rss_mb",
+        ):
+            assert run[key] is None, key
+        assert validate(json.loads(json.dumps(found)))
+
+    def test_times_would_break_the_schema(self, found: dict[str, Any]) -> None:
+        broken = json.loads(json.dumps(found))
+        broken["runs"][1]["latency_ms"] = broken["runs"][0]["latency_ms"]
+        with pytest.raises(ValueError, match=r"runs\[1\].latency_ms"):
+            validate(broken)
+
+    def test_is_not_ranked_and_has_a_table_of_its_own(self, found: dict[str, Any]) -> None:
+        assert [group["order"] for group in found["ranking"]] == [["safetensors-fp32"]]
+        assert found["comparisons"][0]["latency_ratio"] is None
+        ranked, emulated = main_tables(found)
+        assert len(ranked.rows) == 1 and "p95 ms" in ranked.columns
+        assert emulated.title.startswith("Emulated") and not {"p50 ms", "p95 ms", "#"} & set(emulated.columns)
+        (row,) = emulated.rows
+        assert row[:2] == ("coreml-reference", "coreml-reference-fp32") and "100.0%" in row
+        assert "times are not a device's" in render(found)
+
+
 def test_no_runtime_disappears(report: dict[str, Any]) -> None:
     by_name = {run["artifact"]: run for run in report["runs"]}
     assert by_name["coreml-fp32"]["status"] == "skipped"

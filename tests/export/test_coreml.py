@@ -1,7 +1,7 @@
 """The Core ML export: the network is Gemma 3, the package holds it, and running the package gives the same logits.
 
 Prediction by Core ML itself needs a Mac and is not tested here. The package that was saved is read back and run by
-`export.coreml_mil`, under the real runtime's Session.
+the reference interpreter, under the real runtime's Session.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from router.toolset import Toolset
 from runtimes import coreml as runtime
 from runtimes.artifact import Artifact
 from runtimes.errors import UserError
+from runtimes.mil import OPERATIONS
 from tests.odd import odd_checkpoint, reference, walk
 from tests.tiny import WINDOW
 
@@ -26,7 +27,7 @@ torch = pytest.importorskip("torch")
 ct = pytest.importorskip("coremltools")
 
 from export import coreml, coreml_ranges  # noqa: E402
-from export.coreml_mil import KNOWN_OPERATIONS, Package, quiet  # noqa: E402
+from export.coreml_mil import Package  # noqa: E402
 from export.coreml_model import Gemma3Stateful, load_checkpoint  # noqa: E402
 
 CAPACITY = 512
@@ -130,7 +131,7 @@ def test_interface(tiny: Checkpoint, made: dict[str, Made], quant: str) -> None:
     assert package.states == dict.fromkeys(names, (LAYERS, 1, capacity, 32))
     assert [one.name for one in package.spec.description.output] == ["logits"]
     assert package.spec.specificationVersion == 9  # iOS 18, macOS 15
-    assert set(package.operations) <= KNOWN_OPERATIONS
+    assert set(package.operations) <= set(OPERATIONS)
     assert package.operations["softmax"] == LAYERS
     assert package.operations["slice_update"] == LAYERS * len(names)
     details = made[quant].written.details
@@ -154,25 +155,26 @@ def test_weights(tiny: Checkpoint, made: dict[str, Made], quant: str) -> None:
 def test_the_fp32_package_converts_no_whole_cache(made: dict[str, Made]) -> None:
     """Core ML keeps the state in float16; converting all of it for each layer would cost more than the network."""
     package = made["fp32"].package
-    for op in package._main.operations:
-        if op.op_type == "cast":
-            assert tuple(op.inputs["x"].shape or ()) not in package.states.values(), op.name
-        if op.op_type in ("linear", "matmul", "softmax", "rsqrt"):
-            assert op.outputs[0].dtype.__name__ == "fp32", op.name
+    for op in package.function.operations:
+        if op.type == "cast":
+            assert op.outputs[0].type.shape not in package.states.values(), op
+        if op.type in ("linear", "matmul", "softmax", "rsqrt"):
+            assert op.outputs[0].type.dtype == "fp32", op
 
 
 def test_the_fp16_package_keeps_norms_residual_and_softmax_wide(made: dict[str, Made]) -> None:
     kinds: dict[str, set[str]] = {}
-    for op in made["fp16"].package._main.operations:
-        kinds.setdefault(op.op_type, set()).add(op.outputs[0].dtype.__name__)
+    operations = made["fp16"].package.function.operations
+    for op in operations:
+        kinds.setdefault(op.type, set()).update(one.type.dtype for one in op.outputs)
     for wide in ("softmax", "rsqrt", "reduce_mean"):
         assert kinds[wide] == {"fp32"}, wide
     for narrow in ("linear", "matmul", "gelu"):
         assert kinds[narrow] == {"fp16"}, narrow
-    adds = [op for op in made["fp16"].package._main.operations if op.op_type == "add"]
-    residual = [op for op in adds if (op.outputs[0].shape or ())[-1:] == (64,)]
+    adds = [op for op in operations if op.type == "add"]
+    residual = [op for op in adds if op.outputs[0].type.shape[-1:] == (64,)]
     assert len(residual) == 2 * LAYERS
-    assert {op.outputs[0].dtype.__name__ for op in residual} == {"fp32"}
+    assert {op.outputs[0].type.dtype for op in residual} == {"fp32"}
 
 
 def test_the_package_under_the_runtime(
@@ -314,35 +316,3 @@ def test_the_documentation_names_the_interface(made: dict[str, Made]) -> None:
         assert f"`{name}`" in page, name
     metadata = package.spec.description.metadata.userDefined
     assert int(metadata["edgecall.context_length"]) == made["fp32"].written.details["context_length"]
-
-
-@pytest.mark.parametrize(
-    ("operation", "said"),
-    [
-        ("sin", "MIL operation 'sin' is not known"),
-        ("slice_by_index", "slices that run backwards"),
-        ("gather", "gather with batch_dims"),
-    ],
-)
-def test_what_the_interpreter_does_not_know_is_refused(tmp_path: Path, operation: str, said: str) -> None:
-    from coremltools.converters.mil import Builder as mb
-
-    made = {
-        "sin": lambda x: mb.sin(x=x),
-        "slice_by_index": lambda x: mb.slice_by_index(x=x, begin=[1, 2], end=[0, 0], stride=[-1, -1]),
-        "gather": lambda x: mb.gather(x=x, indices=[[0, 1], [1, 2]], axis=1, batch_dims=1, validate_indices=False),
-    }[operation]
-    target = ct.target.iOS18
-
-    @mb.program(input_specs=[mb.TensorSpec(shape=(2, 3))], opset_version=target)
-    def program(x: Any) -> Any:
-        return made(x)
-
-    with quiet():
-        model = ct.convert(
-            program, convert_to="mlprogram", minimum_deployment_target=target, skip_model_load=True,
-            compute_precision=ct.precision.FLOAT32,
-        )  # fmt: skip
-        model.save(str(tmp_path / "odd.mlpackage"))
-    with pytest.raises(NotImplementedError, match=said):
-        Package(tmp_path / "odd.mlpackage").run({"x": np.ones((2, 3), np.float32)}, {})

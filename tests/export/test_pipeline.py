@@ -18,8 +18,8 @@ import pytest
 from export.base import Checkpoint, Quant
 from export.merge import merge_checkpoint
 from export.pipeline import export_one, wire_name
-from export.proof import verify
-from export.proof_file import read_proof
+from export.proof import _tolerance, verify
+from export.proof_file import Header, read_proof
 from export.proof_requests import default_requests
 from router.toolset import Schema, Tool, Toolset
 from runtimes.artifact import Artifact, open_artifact, sha256_file, write_manifest
@@ -282,6 +282,39 @@ def test_a_format_that_cannot_run_here(export: Callable[..., Artifact], monkeypa
     assert result.status == "proven"
     assert "reference" in result.checks[-1].detail
     assert read_proof(export())[0].met
+
+
+def test_core_ml_is_proven_by_its_stand_in(source: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Off macOS the reference interpreter makes the proof and repeats it, and both say so; what was altered fails."""
+    pytest.importorskip("coremltools")
+    monkeypatch.setattr("runtimes.coreml.availability", lambda: Availability(False, reason="needs a Mac"))
+    artifact = export_one(source, "coreml", "fp32", tmp_path, LIGHTS, requests=REQUESTS, threads=1)
+    header, rows = read_proof(artifact)
+    assert header.met and header.measured is not None
+    assert (header.measured["runtime"], header.measured["emulated"]) == ("coreml-reference", True)
+    assert header.measured["same_calls"] == [4, 4] and header.measured["max_abs"] < 1e-3
+    assert all(row.calls == row.reference_calls for row in rows)
+    result = verify(artifact.folder, threads=1)
+    assert (result.status, result.runtime) == ("proven", "coreml-reference")
+    said = {check.name: check.detail for check in result.checks}
+    assert "coreml-reference" in said["proof"] and "not in coreml itself" in said["logits"]
+    weights = artifact.weights / "Data" / "com.apple.CoreML" / "weights" / "weight.bin"
+    content = bytearray(weights.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64], content[middle + 64 : middle + 128] = (
+        content[middle + 64 : middle + 128], content[middle : middle + 64],
+    )  # fmt: skip
+    weights.write_bytes(bytes(content))
+    rewrite(artifact, 0, lambda row: None)
+    result = verify(artifact.folder, threads=1)
+    assert result.status == "failed"
+    assert {check.name: check.ok for check in result.checks}["logits"] is False
+
+
+def test_a_proof_of_a_stand_in_holds_the_runtime_itself_to_the_formats_tolerance() -> None:
+    made = Header(True, 0.05, 0.25, measured={"runtime": "coreml-reference"})
+    assert (_tolerance(made, "coreml-reference"), _tolerance(made, "coreml")) == (0.05, 0.25)
+    assert _tolerance(Header(False, 0.25, 0.25, "needs a Mac"), "coreml") == 0.25
 
 
 def test_what_is_not_ours_stays(export: Callable[..., Artifact], tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """What makes a runtime a runtime: on a tiny random model it gives the logits of PyTorch fp32, however it is asked.
 
-Every registered format and quantization is tested. The reference is transformers' own forward pass over the whole
-sequence, without cache, in eager attention: nothing of this project is in it. Sequences are longer than the sliding
-window (64) and than 600 tokens, below which a wrongly rewound window cache may go unseen; after a rewind other tokens
-follow than before it, or stale keys would be the right ones.
+Every registered runtime is tested with every quantization of its format. The reference is transformers' own forward
+pass over the whole sequence, without cache, in eager attention: nothing of this project is in it. Sequences are longer
+than the sliding window (64) and than 600 tokens, below which a wrongly rewound window cache may go unseen; after a
+rewind other tokens follow than before it, or stale keys would be the right ones.
 """
 
 from __future__ import annotations
@@ -63,10 +63,13 @@ class Subject:
 
 @pytest.fixture(scope="module", params=list(variants()), ids="-".join)
 def subject(request: pytest.FixtureRequest, exported: Maker, tiny: Checkpoint) -> Iterator[Subject]:
-    fmt, quant = request.param
+    name, fmt, quant = request.param
     module = exporter(fmt)
+    opener = runtime(name)
+    state = opener.availability()
+    if not state.available:
+        pytest.skip(f"{name}: {state.reason}; {state.fix}")
     artifact = exported(fmt, quant)
-    opener = runtime(module.RUNTIME)
     model = opener.open_model(artifact, device="cpu", threads=1)
     yield Subject(opener, artifact, model, module.QUANTS[quant], tiny.folder)
     model.close()

@@ -1,0 +1,150 @@
+"""Core ML packages on any machine: `runtimes.mil` executes the program, operation by operation, as its reference says.
+
+It proves the graph, the weights and the number formats of an artifact where Core ML itself is not. It is emulated: how
+long it takes says nothing about a Mac, and how Core ML's GPU or Neural Engine round inside an operation is not known
+here. Floats are rounded to the type that the package declares for each value, or kept in float32 where asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from runtimes.artifact import Artifact
+from runtimes.base import (
+    Availability,
+    BareLoop,
+    CountingSession,
+    DeviceStatus,
+    Logits,
+    Pass,
+    Rows,
+    check_threads,
+)
+from runtimes.coreml import FORMAT, check_interface, package_inputs
+from runtimes.errors import SessionError, UnavailableError, UserError
+from runtimes.mil.blas import set_threads
+from runtimes.mil.plan import Plan
+from runtimes.mil.run import State
+from runtimes.mil.step import PRECISIONS, Precision
+
+EMULATED = True
+"""It stands in for another runtime: its times are not told."""
+
+_READER = "libmilstoragepython"
+_FIX = 'pip install "edgecall[export]"'
+
+
+def availability() -> Availability:
+    """Whether coremltools is installed, with its reader of weight files (Windows has none)."""
+    from importlib.metadata import PackageNotFoundError, distribution, version
+
+    try:
+        found = distribution("coremltools")
+    except PackageNotFoundError:
+        return Availability(False, reason="coremltools is not installed", fix=_FIX)
+    if not any(file.name.startswith(_READER) for file in found.files or ()):
+        return Availability(False, reason=f"coremltools has no {_READER} here", fix="use Linux or macOS")
+    told = f"coremltools {found.version}, numpy {version('numpy')}"
+    return Availability(True, told, devices={"cpu": DeviceStatus(True, "reference interpreter")})
+
+
+def open_model(
+    artifact: Artifact, *, device: str = "auto", threads: int | None = None, precision: Precision = "declared"
+) -> ReferenceModel:
+    """Read a package and make it ready to be interpreted. `device`: auto or cpu.
+
+    `precision`: "declared" rounds every value as the package declares it, "float32" none. Raises `UnavailableError`
+    without coremltools, `ArtifactError` for a package that cannot be read or holds an operation that is not known.
+    """
+    if device not in ("auto", "cpu"):
+        raise UserError(f"coreml-reference: device {device!r} is not one that it has; use auto or cpu")
+    if precision not in PRECISIONS:
+        raise UserError(f"coreml-reference: unknown precision {precision!r}; use {' or '.join(PRECISIONS)}")
+    wanted = check_threads(threads)
+    state = availability()
+    if not state.available:
+        raise UnavailableError(f"coreml-reference: {state.reason}; {state.fix}")
+    return ReferenceModel(artifact, wanted, precision)
+
+
+def bare_loop(
+    artifact: Artifact,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    prefix: Sequence[int],
+    passes: Sequence[Pass],
+) -> BareLoop:
+    """The same passes as bare runs of the interpreter, with their inputs made beforehand."""
+    from runtimes.mil import execute, new_state
+
+    plan = open_model(artifact, device=device, threads=threads).plan
+    state = new_state(plan)
+    if prefix:
+        execute(plan, package_inputs(prefix, 0, "last"), state)
+    steps = [package_inputs(tokens, start, rows) for start, tokens, rows in passes]
+
+    def run() -> None:
+        for inputs in steps:
+            execute(plan, inputs, state)
+
+    return run
+
+
+class ReferenceModel:
+    """A program made ready; sessions share it and have a state each."""
+
+    emulated = True
+    device = "cpu"
+
+    def __init__(self, artifact: Artifact, threads: int, precision: Precision) -> None:
+        from runtimes.mil import load, make_plan
+
+        program = load(artifact.weights)
+        main = program.main
+        sizes = {one.name: [high for _, high in one.ranges] for one in main.features}
+        capacity = check_interface(artifact, sizes, main.outputs, [one.name for one in main.states])
+        self._plan: Plan | None = make_plan(main, program.path, precision)
+        self.vocab_size: int = artifact.vocab_size
+        self.context_length: int = min(artifact.context_length, capacity)
+        self.dtype: str = artifact.quant if precision == "declared" else f"{artifact.quant} in float32"
+        self.threads: int = set_threads(threads)
+
+    @property
+    def plan(self) -> Plan:
+        """What is executed. Raises `SessionError` after `close`."""
+        if self._plan is None:
+            raise SessionError("coreml-reference: the model is closed; open it again")
+        return self._plan
+
+    def session(self) -> ReferenceSession:
+        return ReferenceSession(self)
+
+    def close(self) -> None:
+        self._plan = None
+
+
+class ReferenceSession(CountingSession):
+    """One sequence: a state, and how many of its positions count."""
+
+    def __init__(self, model: ReferenceModel) -> None:
+        from runtimes.mil import execute, new_state
+
+        super().__init__(model)
+        self._reference = model
+        self._execute: Any = execute
+        self._state: State = new_state(model.plan)
+
+    def _check_open(self) -> None:
+        self._reference.plan  # noqa: B018 - raises when closed
+
+    def _forward(self, tokens: Sequence[int], rows: Rows) -> Logits:
+        out = self._execute(self._reference.plan, package_inputs(tokens, self._position, rows), self._state)
+        logits: Logits = np.asarray(out["logits"], dtype=np.float32).reshape(-1, self._reference.vocab_size)
+        return logits[-1] if rows == "last" else logits
+
+
+__all__ = ["EMULATED", "FORMAT", "ReferenceModel", "ReferenceSession", "availability", "bare_loop", "open_model"]

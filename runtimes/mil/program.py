@@ -1,0 +1,111 @@
+"""An ML program as a package holds it: functions of operations over named values (Core ML's ``MIL.proto``)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Constant = Array | str
+"""A value that the package holds: an array in the numpy type of `NUMPY`, or a string."""
+
+FLOATS: Final = ("fp16", "fp32")
+NUMPY: Final[Mapping[str, type[np.generic]]] = {
+    "fp16": np.float16, "fp32": np.float32, "bool": np.bool_,
+    "int8": np.int8, "int16": np.int16, "int32": np.int32, "int64": np.int64,
+    "uint8": np.uint8, "uint16": np.uint16, "uint32": np.uint32, "uint64": np.uint64,
+    "int4": np.int8, "uint1": np.uint8, "uint2": np.uint8, "uint3": np.uint8, "uint4": np.uint8, "uint6": np.uint8,
+}  # fmt: skip
+"""The type in which an element is held here; narrower integers than eight bits one to a byte."""
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Element type (a key of `NUMPY`, or "string") and shape; None is a size that is known at run time."""
+
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Named:
+    """A value's name and type."""
+
+    name: str
+    type: TensorType
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation. `inputs`: parameter name -> names of the values that it is bound to (one, except for lists)."""
+
+    type: str
+    inputs: Mapping[str, tuple[str, ...]]
+    outputs: tuple[Named, ...]
+
+    def __str__(self) -> str:
+        return f"{self.type!r} (output {', '.join(repr(one.name) for one in self.outputs) or 'none'})"
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One of the package's inputs: the sizes that each axis may have, or the whole shapes that are listed."""
+
+    name: str
+    ranges: tuple[tuple[int, int], ...]
+    """Smallest and largest size of each axis; -1 as the largest is any."""
+    shapes: tuple[tuple[int, ...], ...] = ()
+
+    def allows(self, shape: tuple[int, ...]) -> bool:
+        """Whether Core ML takes an array of that shape for this input."""
+        if self.shapes:
+            return shape in self.shapes
+        return len(shape) == len(self.ranges) and all(
+            low <= size and (high < 0 or size <= high) for size, (low, high) in zip(shape, self.ranges, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function: typed inputs and states, operations in an order that can be executed, names of the outputs."""
+
+    name: str
+    inputs: tuple[Named, ...]
+    states: tuple[Named, ...]
+    outputs: tuple[str, ...]
+    constants: Mapping[str, Constant]
+    """By name: the values of its ``const`` operations, and those that stand in place of a name."""
+    operations: tuple[Operation, ...]
+    """All but ``const``."""
+    features: tuple[Feature, ...] = ()
+    """What the package's description says of the inputs."""
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How often each kind of operation occurs, constants apart."""
+        return Counter(one.type for one in self.operations)
+
+    def arrays(self) -> Iterator[Array]:
+        """The constants with two or more elements, weights among them."""
+        for value in self.constants.values():
+            if not isinstance(value, str) and value.size > 1:
+                yield value
+
+
+@dataclass(frozen=True)
+class Program:
+    """A package's functions by name, and which is run where none is named."""
+
+    path: Path
+    functions: Mapping[str, Function]
+    default: str
+
+    @property
+    def main(self) -> Function:
+        return self.functions[self.default]
