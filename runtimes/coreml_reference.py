@@ -85,7 +85,7 @@ def bare_loop(
     state = new_state(plan)
     if prefix:
         execute(plan, package_inputs(prefix, 0, "last"), state)
-    steps = [package_inputs(tokens, start, rows) for start, tokens, rows in passes]
+    steps = [package_inputs(tokens, start, rows) for start, tokens, rows, _ in passes]
 
     def run() -> None:
         for inputs in steps:
