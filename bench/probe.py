@@ -156,13 +156,14 @@ def _int8(width: int, inner: int, threads: int) -> list[tuple[float, Callable[[]
     import onnxruntime as ort
     from onnx import TensorProto, helper, numpy_helper
 
-    from export.onnx_quant import ACCURACY_INT8, BLOCKS, DOMAIN, quantize_blocks
+    from export.onnx_quant import ACCURACY_INT8, DOMAIN, quantize_blocks
+    from export.onnx_types import USUAL
 
     rng = np.random.default_rng(0)
     blocks = quantize_blocks(rng.standard_normal((inner, width), dtype=np.float32), 8)
     constants = [numpy_helper.from_array(blocks.packed, "b"), numpy_helper.from_array(blocks.scale, "s")]
     node = helper.make_node(
-        "MatMulNBits", ["x", "b", "s"], ["y"], domain=DOMAIN, K=width, N=inner, bits=8, block_size=BLOCKS[8],
+        "MatMulNBits", ["x", "b", "s"], ["y"], domain=DOMAIN, K=width, N=inner, bits=8, block_size=USUAL[8],
         accuracy_level=ACCURACY_INT8,
     )  # fmt: skip
     given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", width])

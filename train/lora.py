@@ -83,5 +83,8 @@ def train_lora(
     """
     train_with = backend(config.backend)
     check(config)
+    for name, cases in (("train", train), ("dev", dev)):
+        if not cases:
+            raise UserError(f"no {name} cases for {toolset.name}; there is nothing to train with")
     claim(folder / "run", config, toolset, train)
     return train_with(config, base, toolset, train, dev, folder, report)

@@ -112,7 +112,7 @@ def bare_loop(
     session.append(prefix)
 
     def run() -> None:
-        for start, tokens, rows in passes:
+        for start, tokens, rows, _ in passes:
             session.rewind(start)
             session.append(tokens, rows=rows)
 

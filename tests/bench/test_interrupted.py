@@ -30,7 +30,7 @@ from export.pipeline import EXPORTERS
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
 variants = [Variant("scripted", f"slow{n}", "a", 32) for n in range(5)]
 EXPORTERS.update({variant.format: "tests.bench.scripted" for variant in variants})
-bench.run.choose = lambda settings: variants
+bench.run.choose = lambda settings, *, emulated: variants
 bench.variants.describe = lambda: {"cores": 2}
 bench.variants.WORKER = "tests.bench.stalling"
 sys.exit(main(sys.argv[1:]))

@@ -168,7 +168,9 @@ class TestMistakes:
     def test_an_unknown_quantization(self, cli: Cli, tiny: Checkpoint) -> None:
         pytest.importorskip("llama_cpp")
         ran = cli("route", "x", "--model", str(tiny.folder), "--runtime", "llama_cpp", "--quant", "q9")
-        assert ran == Ran(2, "", "edgecall: gguf has no quantization 'q9'; there are f32, f16, q8_0, q4_k_m, q4_0\n")
+        assert (ran.code, ran.out) == (2, "")
+        assert ran.err.startswith("edgecall: gguf has no quantization 'q9'; there are f32, f16, q8_0, q4_k_m, q4_0, ")
+        assert ran.err.count("\n") == 1
 
     def test_a_changed_byte(self, cli: Cli, artifact: Path, tmp_path: Path) -> None:
         copy = tmp_path / "copy"

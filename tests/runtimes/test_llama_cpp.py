@@ -354,12 +354,13 @@ def test_it_is_quiet_also_at_exit(artifact: Artifact) -> None:
         "import sys, pathlib\n"
         "from runtimes.artifact import Artifact\n"
         "from runtimes import llama_cpp\n"
+        "from runtimes.base import Pass\n"
         "artifact = Artifact(pathlib.Path(sys.argv[1]),"
         " {'format': 'gguf', 'weights': 'model.gguf', 'vocab_size': int(sys.argv[2])})\n"
         "model = llama_cpp.open_model(artifact, device='cpu', threads=1)\n"
         "sessions = [model.session(), model.session()]\n"
         "kept = [s.append([5, 6, 7]) for s in sessions]\n"
-        "loop = llama_cpp.bare_loop(artifact, device='cpu', threads=1, prefix=[5], passes=[(1, [6], 'last')])\n"
+        "loop = llama_cpp.bare_loop(artifact, device='cpu', threads=1, prefix=[5], passes=[Pass(1, [6])])\n"
         "loop()\n",
         str(artifact.folder),
         str(artifact.vocab_size),
