@@ -20,7 +20,8 @@ def parser() -> Parser:
     made = Parser(
         "edgecall verify",
         "Check an artifact's manifest against its own hash and every file against the\n"
-        "manifest, then run its proof here: the logits at the decided positions and the calls.\n"
+        "manifest, then run its proof here: the logits at the decided positions, a logit of every\n"
+        "token id behind random tokens, and the calls.\n"
         "Where Core ML cannot run on this machine its reference interpreter runs the proof; where\n"
         "another format cannot, only the files are checked. Either is said.",
         [

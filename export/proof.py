@@ -2,7 +2,8 @@
 
 ``proof.jsonl`` holds a header line and then one line for each request: the prompt and the reference's completion as
 token ids, the reference's highest logits where the grammar left a choice, the reference's calls and the calls that
-the router makes with this artifact. The reference is PyTorch in fp32 on the CPU with the same grammar and decoding.
+the router makes with this artifact; then the probe (`export.proof_probe`), which reaches what requests do not. The
+reference is PyTorch in fp32 on the CPU with the same grammar and decoding.
 `verify` proves it again wherever the artifact now lies.
 """
 
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import Literal
 
 from export.base import Checkpoint, Quant
-from export.proof_file import REFERENCE, Header, Row, read_proof, write_proof
+from export.proof_file import REFERENCE, Header, Proof, Row, read_whole_proof, write_proof
+from export.proof_probe import Probe
 from export.proof_requests import default_requests
-from export.proof_run import Measured, measure, reference_rows, short
+from export.proof_run import Measured, measure, reference, short
 from router.cases import same_calls
 from router.toolset import Toolset
 from router.toolset_load import load_json
@@ -40,7 +42,7 @@ NEAR_TIE = 0.1
 class Check:
     """One thing that `verify` looked at. `ok` is None where this machine cannot tell."""
 
-    name: Literal["hashes", "proof", "logits", "calls"]
+    name: Literal["hashes", "proof", "logits", "probe", "calls"]
     ok: bool | None
     detail: str
 
@@ -77,21 +79,26 @@ def make_proof(
     Raises `UserError` where the logits are further from the reference than the export may be.
     """
     asked = tuple(requests) if requests is not None else default_requests(toolset)
-    rows = reference_rows(source, artifact.wire, toolset, asked, threads=threads) if asked else []
+    known = reference(source, artifact.wire, toolset, asked, threads=threads) if asked else None
+    rows, probe = (known.rows, known.probe) if known else ([], None)
     state = _available(runtime_name)
     if not state.available and prover(artifact.format) != runtime_name:
         runtime_name = prover(artifact.format)
         state = _available(runtime_name)
     if not state.available:
-        header = Header(False, spec.logit_tolerance, spec.logit_tolerance, f"{runtime_name}: {state.reason}")
+        limit = spec.logit_tolerance
+        wide = None if probe is None else LOOSEST * limit
+        header = Header(False, limit, limit, f"{runtime_name}: {state.reason}", probe=wide)
     else:
-        measured = measure(artifact, rows, toolset, runtime_name, "cpu", threads)
+        measured = measure(artifact, rows, probe, toolset, runtime_name, "cpu", threads)
         rows = [
             replace(row, calls=found.calls, margin=short(found.margin))
             for row, found in zip(rows, measured.decoded, strict=True)
         ]
         header = _judge(artifact, spec, measured)
-    write_proof(artifact.proof, header, rows, source, toolset)
+        if probe is not None:
+            header = replace(header, probe=_judge_probe(artifact, spec, measured))
+    write_proof(artifact.proof, Proof(header, rows, probe), source, toolset)
     return header
 
 
@@ -114,18 +121,19 @@ def verify(
     checks = [Check("hashes", True, f"{len(found.manifest['files'])} files as the manifest says")]
     name = runtime or prover(found.format)
     try:
-        header, rows = read_proof(found)
+        proof = read_whole_proof(found)
         toolset = load_json(found.toolset)
     except ArtifactError as error:
         checks.append(Check("proof", False, str(error)))
         return VerifyResult(folder, found.name, name, device, "failed", tuple(checks))
+    header, rows = proof.header, proof.rows
     checks.append(Check("proof", header.met or None, _claim(header, rows)))
     state = _available(name)
     if not state.available and runtime is None:
         checks += [Check("logits", None, f"{name}: {state.reason}"), Check("calls", None, state.fix)]
         return VerifyResult(folder, found.name, name, device, "not proven on this machine", tuple(checks))
     try:
-        measured = measure(found, rows, toolset, name, device, threads)
+        measured = measure(found, rows, proof.probe, toolset, name, device, threads)
     except ArtifactError as error:  # its hashes are right, and it cannot be run
         checks.append(Check("logits", False, str(error)))
         return VerifyResult(folder, found.name, name, device, "failed", tuple(checks))
@@ -139,6 +147,8 @@ def verify(
             f"tolerance {tolerance:.2g}{where}",
         )
     )
+    if proof.probe is not None:
+        checks.append(_check_probe(proof.probe, header, measured))
     checks.append(_check_calls(header, rows, measured, toolset, tolerance))
     status: Literal["proven", "failed"] = "proven" if all(c.ok is not False for c in checks) else "failed"
     return VerifyResult(folder, found.name, name, measured.device, status, tuple(checks))
@@ -165,8 +175,30 @@ def _judge(artifact: Artifact, spec: Quant, measured: Measured) -> Header:
         "dtype": measured.dtype,
         "threads": measured.threads,
         "emulated": measured.emulated,
+        "probe": float(f"{measured.probe:.4g}"),
     }
     return Header(True, float(f"{tolerance:.3g}"), spec.logit_tolerance, measured=details)
+
+
+def _judge_probe(artifact: Artifact, spec: Quant, measured: Measured) -> float:
+    """How far the probe's logits may be off from now on. Random tokens are what no model was trained on, so rounding
+    moves their logits more than those of a request, and only 32 bits have a limit. Raises `UserError` beyond it."""
+    found, limit = measured.probe, LOOSEST * spec.logit_tolerance
+    if not (found <= limit if spec.precision == 32 else found < float("inf")):
+        raise UserError(
+            f"{artifact.name}: not exported: behind random tokens its logits are up to {found:.3g} from {REFERENCE} "
+            f"(at most {limit:.3g}); the exporter or the runtime computes something else"
+        )
+    return float(f"{max(spec.logit_tolerance / 10, ROOM * found):.3g}")
+
+
+def _check_probe(probe: Probe, header: Header, measured: Measured) -> Check:
+    """Another runtime than the one that met the proof rounds otherwise, and is held to no less than the format's."""
+    tolerance = header.probe or 0.0
+    if (header.measured or {}).get("runtime", measured.runtime) != measured.runtime:
+        tolerance = max(tolerance, LOOSEST * header.format_tolerance)
+    detail = f"max |logit - {REFERENCE}| {measured.probe:.2g} behind {len(probe.tokens)} random tokens"
+    return Check("probe", measured.probe <= tolerance, f"{detail}, tolerance {tolerance:.2g}")
 
 
 def _available(runtime_name: str) -> Availability:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from export.base import Checkpoint
+from export.proof_probe import Probe
 from router.toolset import Call, Toolset
 from runtimes.artifact import Artifact
 from runtimes.errors import ArtifactError
 
-SCHEMA = "edgecall.proof/1"
+SCHEMA = "edgecall.proof/2"
 REFERENCE = "torch-fp32"
 
 
@@ -58,6 +59,17 @@ class Header:
     """Why it is not met."""
     measured: dict[str, Any] | None = None
     """`max_abs`, `top1` (share of decided positions with the same best token), `same_calls`, and where."""
+    probe: float | None = None
+    """Largest difference accepted between the probe's logits; None where the proof has no probe."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What ``proof.jsonl`` holds. Without requests there is no probe either."""
+
+    header: Header
+    rows: list[Row]
+    probe: Probe | None = None
 
 
 def read_header(artifact: Artifact) -> Header:
@@ -66,7 +78,13 @@ def read_header(artifact: Artifact) -> Header:
 
 
 def read_proof(artifact: Artifact) -> tuple[Header, list[Row]]:
-    """The proof of an artifact. Raises `ArtifactError` naming the line that is wrong."""
+    """The header and the requests of an artifact's proof. Raises `ArtifactError` naming the line that is wrong."""
+    proof = read_whole_proof(artifact)
+    return proof.header, proof.rows
+
+
+def read_whole_proof(artifact: Artifact) -> Proof:
+    """The proof of an artifact, probe and all. Raises `ArtifactError` naming the line that is wrong."""
     number = 0
     try:
         lines = artifact.proof.read_text(encoding="utf-8").splitlines()
@@ -80,16 +98,25 @@ def read_proof(artifact: Artifact) -> tuple[Header, list[Row]]:
             format_tolerance=float(first["tolerances"]["format"]),
             reason=str(first.get("reason", "")),
             measured=first.get("measured"),
+            probe=None if first["tolerances"].get("probe") is None else float(first["tolerances"]["probe"]),
         )
-        rows = []
+        rows, probe = [], None
         for number, line in enumerate(lines[1:], 2):  # noqa: B007 - named in the error
-            rows.append(_row(json.loads(line)))
+            data = json.loads(line)
+            if "probe" in data:
+                probe = Probe.read(data["probe"])
+            else:
+                rows.append(_row(data))
+        if (probe is None) != (header.probe is None):
+            raise ValueError("its header and its lines disagree on whether there is a probe")
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{artifact.proof}:{number}: not a proof ({error}); export again") from None
-    return header, rows
+    return Proof(header, rows, probe)
 
 
-def write_proof(path: Path, header: Header, rows: Sequence[Row], source: Checkpoint, toolset: Toolset) -> None:
+def write_proof(path: Path, proof: Proof, source: Checkpoint, toolset: Toolset) -> None:
+    """Write ``proof.jsonl``: the header, a line for each request, and the probe if there is one."""
+    header, rows = proof.header, proof.rows
     first = {
         "schema": SCHEMA,
         "reference": REFERENCE,
@@ -97,12 +124,13 @@ def write_proof(path: Path, header: Header, rows: Sequence[Row], source: Checkpo
         "toolset_sha256": toolset.sha256,
         "requests": len(rows),
         "positions": sum(len(row.decided) for row in rows),
-        "tolerances": {"logit": header.tolerance, "format": header.format_tolerance},
+        "tolerances": {"logit": header.tolerance, "format": header.format_tolerance, "probe": header.probe},
         "met": header.met,
         "reason": header.reason,
         "measured": header.measured,
     }
-    lines = [json.dumps(first, ensure_ascii=False), *(json.dumps(_plain(row), ensure_ascii=False) for row in rows)]
+    last = [] if proof.probe is None else [{"probe": proof.probe.plain()}]
+    lines = [json.dumps(line, ensure_ascii=False) for line in (first, *map(_plain, rows), *last)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

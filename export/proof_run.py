@@ -10,6 +10,7 @@ import numpy as np
 
 from export.base import Checkpoint
 from export.proof_file import Decision, Row
+from export.proof_probe import Probe, make_probe, probe_error, probe_logits
 from export.proof_requests import sample_context
 from export.trim_record import recorded_trim
 from router.cases import same_calls
@@ -48,14 +49,24 @@ class Measured:
     runtime: str
     emulated: bool
     """Whether that stands in for the format's own runtime."""
+    probe: float
+    """Largest |logit - reference| of the probe; 0 without one, NaN where a logit is."""
 
 
-def reference_rows(
+@dataclass(frozen=True)
+class Reference:
+    """What PyTorch in fp32 says: a row for each request, and the probe."""
+
+    rows: list[Row]
+    probe: Probe
+
+
+def reference(
     source: Checkpoint, wire: str, toolset: Toolset, requests: Sequence[str], *, threads: int | None = None
-) -> list[Row]:
+) -> Reference:
     """What PyTorch in fp32 decodes for `requests`, with its best logits wherever the grammar left a choice.
 
-    Kept for the life of the process: all formats of one checkpoint are held against the same rows.
+    Kept for the life of the process: all formats of one checkpoint are held against the same.
     """
     key = (source.sha256, wire, toolset.sha256, tuple(requests))
     if key not in _REFERENCES:
@@ -71,16 +82,22 @@ def reference_rows(
         artifact = Artifact(source.folder, manifest)
         model = open_model(artifact, device="cpu", threads=threads)
         try:
-            _REFERENCES[key] = list(_reference(model, artifact, toolset, requests))
+            _REFERENCES[key] = Reference(list(_rows(model, artifact, toolset, requests)), make_probe(model))
         finally:
             model.close()
     return _REFERENCES[key]
 
 
 def measure(
-    artifact: Artifact, rows: Sequence[Row], toolset: Toolset, runtime_name: str, device: str, threads: int | None
+    artifact: Artifact,
+    rows: Sequence[Row],
+    probe: Probe | None,
+    toolset: Toolset,
+    runtime_name: str,
+    device: str,
+    threads: int | None,
 ) -> Measured:
-    """Run an artifact over the proof's rows: its calls, and its logits against the reference's."""
+    """Run an artifact over the proof: its calls, and its logits against the reference's."""
     model = open_model(artifact, runtime_name=runtime_name, device=device, threads=threads)
     try:
         decoder = _Decoder(model, artifact, toolset)
@@ -97,16 +114,17 @@ def measure(
                     max_abs, worst = error, f"{row.request!r}, token {decision.at}"
                 positions += 1
                 hits += int(got.argmax()) == decision.ids[0]
+        probed = 0.0 if probe is None else probe_error(probe, probe_logits(model, probe.tokens))
         same = sum(same_calls(d.calls, r.reference_calls, toolset) for d, r in zip(decoded, rows, strict=True))
         return Measured(
             decoded, max_abs, worst, positions, hits / max(1, positions), same,
-            model.device, model.dtype, model.threads, runtime_name, is_emulated(runtime_name),
+            model.device, model.dtype, model.threads, runtime_name, is_emulated(runtime_name), probed,
         )  # fmt: skip
     finally:
         model.close()
 
 
-_REFERENCES: dict[tuple[Any, ...], list[Row]] = {}
+_REFERENCES: dict[tuple[Any, ...], Reference] = {}
 
 
 @dataclass(frozen=True)
@@ -181,7 +199,7 @@ class _Decoder:
         return rows[: len(completion)]
 
 
-def _reference(model: Model, artifact: Artifact, toolset: Toolset, requests: Sequence[str]) -> Iterator[Row]:
+def _rows(model: Model, artifact: Artifact, toolset: Toolset, requests: Sequence[str]) -> Iterator[Row]:
     decoder = _Decoder(model, artifact, toolset)
     for request in requests:
         found = decoder.decode(request)

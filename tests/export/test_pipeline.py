@@ -19,7 +19,7 @@ from export.base import Checkpoint, Quant
 from export.merge import merge_checkpoint
 from export.pipeline import export_one, wire_name
 from export.proof import _tolerance, verify
-from export.proof_file import Header, read_proof
+from export.proof_file import Header, read_proof, read_whole_proof
 from export.proof_requests import default_requests
 from router.toolset import Schema, Tool, Toolset
 from runtimes.artifact import Artifact, open_artifact, sha256_file, write_manifest
@@ -195,7 +195,7 @@ def test_verify_proves_again(export: Callable[..., Artifact]) -> None:
     assert result.ok
     assert (result.runtime, result.device) == ("torch", "cpu")
     assert [(check.name, check.ok) for check in result.checks] == [
-        ("hashes", True), ("proof", True), ("logits", True), ("calls", True),
+        ("hashes", True), ("proof", True), ("logits", True), ("probe", True), ("calls", True),
     ]  # fmt: skip
 
 
@@ -204,6 +204,11 @@ def rewrite(artifact: Artifact, number: int, change: Callable[[dict[str, Any]], 
     lines = [json.loads(line) for line in artifact.proof.read_text().splitlines()]
     change(lines[number])
     artifact.proof.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    seal(artifact)
+
+
+def seal(artifact: Artifact) -> None:
+    """Make the manifest's hashes those of the files as they now are."""
     manifest = json.loads((artifact.folder / "manifest.json").read_text())
     for entry in manifest["files"]:
         path = artifact.folder / entry["path"]
@@ -229,6 +234,39 @@ def test_verify_sees_other_calls(export: Callable[..., Artifact]) -> None:
     rewrite(artifact, 2, lambda row: row.update(calls=other))
     result = verify(artifact.folder, threads=1)
     assert [check.name for check in result.checks if check.ok is False] == ["calls"]
+
+
+def test_verify_sees_a_row_that_no_request_touches(export: Callable[..., Artifact]) -> None:
+    """One token's embedding, which is its row of the output too: no request has it, and it is never among the best."""
+    from safetensors.numpy import load_file, save_file
+
+    artifact = export()
+    _, rows = read_proof(artifact)
+    used = {token for row in rows for token in (*row.prompt, *row.completion)}
+    best = {token for row in rows for decision in row.decided for token in decision.ids}
+    weights = load_file(artifact.folder / "model.safetensors")
+    table = weights["model.embed_tokens.weight"]
+    unseen = next(token for token in range(len(table)) if token not in used | best)
+    table[unseen] *= 1.5
+    save_file(weights, artifact.folder / "model.safetensors", metadata={"format": "pt"})
+    seal(artifact)
+    result = verify(artifact.folder, threads=1)
+    assert [check.name for check in result.checks if check.ok is False] == ["probe"]
+
+
+def test_a_probe_has_one_logit_of_each_token(export: Callable[..., Artifact]) -> None:
+    artifact = export()
+    proof = read_whole_proof(artifact)
+    assert proof.probe is not None and proof.header.probe is not None and proof.header.measured is not None
+    assert sum(row.size for row in proof.probe.logits) == artifact.vocab_size
+    assert proof.header.measured["probe"] <= proof.header.probe
+
+    def cut(line: dict[str, Any]) -> None:
+        line["probe"]["logits"].pop()
+
+    rewrite(artifact, -1, cut)
+    result = verify(artifact.folder, threads=1)
+    assert [check.name for check in result.checks if check.ok is False] == ["proof"]
 
 
 def test_verify_takes_the_prompt_from_the_proof(export: Callable[..., Artifact], source: Checkpoint) -> None:

@@ -1,0 +1,69 @@
+"""The study of `tests.stress.coreml_mutations`, on a package so small that a few mutations take seconds."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.base import Checkpoint
+from export.pipeline import export_one
+from router.cases import Case
+from runtimes.artifact import Artifact
+from tests.stress.coreml_mutations import KINDS, Outcome, Package, Study, summary
+from tests.tiny import LIGHTS
+
+pytest.importorskip("coremltools")
+
+
+@pytest.fixture(scope="module")
+def artifact(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    out = tmp_path_factory.mktemp("out")
+    return export_one(tiny, "coreml", "fp32", out, LIGHTS, requests=("please on", "hello"), threads=1)
+
+
+@pytest.mark.slow
+def test_what_moves_a_logit_is_noticed(artifact: Artifact, tmp_path: Path) -> None:
+    study = Study(artifact, [Case("1", "lights off in the hall")], tmp_path, seed=1)
+    outcomes = [study.outcome(index) for index in range(10)]
+    assert {one.kind for one in outcomes} == set(KINDS)
+    moving = [one for one in outcomes if one.moved is not None and one.moved > study.tolerance]
+    assert len(moving) >= 3
+    assert all(one.noticed for one in moving)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mutation_changes_the_package_and_repeats(kind: str, artifact: Artifact) -> None:
+    def made() -> tuple[bytes, bytes, str]:
+        package = Package(artifact.weights)
+        what = KINDS[kind](package, random.Random(3))
+        return package.spec.SerializeToString(deterministic=True), bytes(package.weights), what
+
+    plain = Package(artifact.weights)
+    spec, weights, what = made()
+    assert (spec, weights) != (plain.spec.SerializeToString(deterministic=True), bytes(plain.weights))
+    assert (spec, weights, what) == made()
+
+
+def test_weights_are_found_in_the_file(artifact: Artifact, tiny: Checkpoint) -> None:
+    from safetensors.numpy import load_file
+
+    table = load_file(next(tiny.folder.glob("*.safetensors")))["model.embed_tokens.weight"].astype(np.float32)
+    package = Package(artifact.weights)
+    sizes = [package.elements(blob) for blob in package.blobs]
+    assert any(one.size == table.size and np.array_equal(one, table.ravel()) for one in sizes)
+
+
+def test_the_summary_counts_what_moves() -> None:
+    made = [
+        Outcome(0, "scale", "a", 1.0, True, "logits"),
+        Outcome(1, "scale", "b", 1.0, False, ""),
+        Outcome(2, "scale", "c", 1e-6, False, ""),
+        Outcome(3, "number", "d", None, True, "logits"),
+    ]
+    share, lines = summary(made, 1e-3)
+    assert share == 0.5
+    assert any("survivor 1: b" in line for line in lines)
+    assert "4 mutations: 2 move" in lines[0] and "1 leave a program" in lines[0]
