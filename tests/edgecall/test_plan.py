@@ -72,7 +72,7 @@ def test_routing_takes_eight_bits_where_there_are_some() -> None:
         "gguf": "q8_0",
         "onnx": "int8",
         "mlx": "8bit",
-        "coreml": defaults("coreml")[0],
+        "coreml": "int8",
     }
 
 
