@@ -36,7 +36,7 @@ QUANTS: dict[str, Quant] = {
     "pal6": Quant(4, "6-bit palettes, float16 activations", 3.0),
     "int4": Quant(4, "4-bit weights (embedding 8), float16 activations", 8.0),
 }
-"""What compresses the weights is in `export.coreml_quant`; six bits are compared with four, as those of other formats."""
+"""The last four are compressed by `export.coreml_quant`; six bits are compared with four, as other formats' are."""
 DEFAULT_QUANTS = ("fp32", "fp16")
 BENCH_QUANTS = tuple(QUANTS)
 NO_OUTPUT_TRIM = "apps read the package's logits by token id"

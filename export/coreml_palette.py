@@ -2,7 +2,7 @@
 
 k-means in one dimension (Lloyd's iteration) over the matrix's distinct float16 numbers, of which there are at most
 65,536 however large it is: a matrix takes milliseconds. There is nothing random in it, so the same matrix has the same
-palette everywhere. coremltools' own "kmeans" wants scikit-learn for small matrices, and minutes for large ones.
+palette everywhere. (coremltools' own "kmeans" wants scikit-learn for matrices of fewer than 10,000 numbers.)
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 ROUNDS: Final = 100
-"""Iterations at most. Matrices of a trained router settle in 15 to 40."""
-_BINS: Final = 16
-"""Bins of the histogram from which the iteration starts, for each entry of the palette."""
+"""Iterations at most. Matrices of a trained router settle in fewer, with 2 to 4% more error than their best palette."""
 
 Half = npt.NDArray[np.float16]
 Double = npt.NDArray[np.float64]
@@ -27,7 +25,7 @@ def palettize(matrix: Half, bits: int) -> tuple[Half, npt.NDArray[np.uint8]]:
     A matrix of no more distinct numbers than there are entries is kept exactly; the last entry is repeated then.
     Raises `ValueError` for a number that is not finite.
     """
-    patterns = matrix.reshape(-1).view(np.uint16)
+    patterns = (matrix.reshape(-1) + np.float16(0)).view(np.uint16)  # the sum has no -0
     counts = np.bincount(patterns, minlength=1 << 16)
     numbers = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     (present,) = np.nonzero(counts)
@@ -62,9 +60,11 @@ def _cluster(points: Double, weights: Double, entries: int) -> Double:
 
 def _start(points: Double, weights: Double, entries: int) -> Double:
     """Centres as dense as the cube root of the points' density: the best spacing of many levels (Panter and Dite,
-    "Quantization distortion in pulse-count modulation with nonuniform spacing of levels", 1951)."""
-    density, edges = np.histogram(points, bins=_BINS * entries, weights=weights)
-    share = np.concatenate([[0.0], np.cumsum(np.cbrt(density))])
+    "Quantization distortion in pulse-count modulation with nonuniform spacing of levels", 1951). A point's density is
+    its weight over the width of its cell, which reaches half way to its neighbours."""
+    edges = np.concatenate([points[:1], _between(points), points[-1:]])
+    cells = np.diff(edges)
+    share = np.concatenate([[0.0], np.cumsum(np.cbrt(weights / cells) * cells)])
     wanted = (np.arange(entries) + 0.5) / entries
     centres: Double = np.interp(wanted, share / share[-1], edges)
     return centres

@@ -1,9 +1,9 @@
 """Compressed weights for the Core ML package: linear quantization and palettes (`coremltools.optimize.coreml`).
 
-Linear: ``w = scale * q`` with q symmetric around zero; ``int8`` has one scale for each row of a matrix, ``int4`` one for
-each block of 32 numbers along a row. Palettes: ``pal8`` and ``pal6`` have 256 or 64 numbers for each matrix, and an
-index into them for each weight. ``int4`` keeps the embedding as ``int8`` has it, as the other formats' four bits
-keep a finer one (docs/quantization.md). In the package they are ``constexpr_blockwise_shift_scale`` and
+Linear: ``w = scale * q`` with q symmetric around zero; ``int8`` has one scale for each row of a matrix, ``int4`` one
+for each block of 32 numbers along a row. Palettes: ``pal8`` and ``pal6`` have 256 or 64 numbers for each matrix, and an
+index into them for each weight. ``int4`` keeps the embedding as ``int8`` has it, as the other formats' four bits keep a
+finer one (docs/quantization.md). In the package they are ``constexpr_blockwise_shift_scale`` and
 ``constexpr_lut_to_dense`` of the MIL reference (iOS 18), which any operation may read in place of a constant.
 
 Every matrix of the network is compressed, and nothing else: the weights of norms are a thousandth of the bytes, and the
@@ -126,7 +126,9 @@ def take_back(package: Package, called: Mapping[str, str], name: str, net: Gemma
             raise RuntimeError(f"coreml {name}: {key} is not compressed in the package")
         error = error_in_steps(plan.weight.detach().numpy(), value, plan.scheme)
         if not error <= HALF_A_STEP:
-            raise RuntimeError(f"coreml {name}: {key} is {error:.3g} steps off in the package, which rounding does not do")
+            raise RuntimeError(
+                f"coreml {name}: {key} is {error:.3g} steps off in the package, which rounding does not do"
+            )
         largest = max(largest, error)
         bits += plan.scheme.stored_bits(plan.shape)
         weights += plan.weight.numel()
@@ -167,14 +169,18 @@ class _Plan:
         return rows, columns
 
 
+def matrices_of(net: Gemma3Stateful) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """The parameters that are compressed, (out, in) each: the embedding alone where the output layer shares it."""
+    yield from ((name, weight) for name, weight in net.named_parameters() if weight.dim() == 2)
+
+
 def _plans(name: str, net: Gemma3Stateful) -> Iterator[tuple[str, _Plan]]:
-    """Every matrix by its parameter's name: the embedding's where the output layer shares it."""
+    """Every matrix by its parameter's name."""
     from export.coreml_model import checkpoint_name
 
-    for key, weight in net.named_parameters():
-        if weight.dim() == 2:
-            checkpoint = checkpoint_name(key)[0]
-            yield key, _Plan(weight, checkpoint, SCHEMES[name][place_of(checkpoint)[0]])
+    for key, weight in matrices_of(net):
+        checkpoint = checkpoint_name(key)[0]
+        yield key, _Plan(weight, checkpoint, SCHEMES[name][place_of(checkpoint)[0]])
 
 
 def _constants(constants: Mapping[str, Any], plans: Mapping[str, _Plan]) -> dict[str, str]:
@@ -199,9 +205,7 @@ def _settings(cto: Any, plan: _Plan) -> Any:
     blocks = {"granularity": "per_channel"}
     if columns < plan.shape[1]:
         blocks = {"granularity": "per_block", "block_size": columns}
-    return cto.OpLinearQuantizerConfig(
-        mode="linear_symmetric", dtype=f"int{scheme.bits}", weight_threshold=0, **blocks
-    )
+    return cto.OpLinearQuantizerConfig(mode="linear_symmetric", dtype=f"int{scheme.bits}", weight_threshold=0, **blocks)
 
 
 def _type(scheme: Scheme) -> str:
