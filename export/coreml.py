@@ -90,7 +90,7 @@ def write(
     if not net.exact:
         details |= _ranges(source, net, quant, sequences)
     net.reset()
-    model = _convert(net, quant) if net.exact else _half(source, net)
+    model = _convert(net, quant) if net.exact else _half(net)
     if quant in SCHEMES:
         model, called = compress(model, quant, net)
     model.save(str(folder / PACKAGE))
@@ -151,13 +151,15 @@ def _capacity(source: Checkpoint, prompt: int, asked: int | None) -> int:
     return capacity
 
 
-_LAST: dict[tuple[str, int], Any] = {}
+_LAST: dict[tuple[Any, ...], Any] = {}
 """The float16 model that this process made last: of one checkpoint's variants only the first waits for it."""
 
 
-def _half(source: Checkpoint, net: Gemma3Stateful) -> Any:
-    """The float16 model of `net`, which is `source`'s."""
-    key = (source.sha256, net.capacity)
+def _half(net: Gemma3Stateful) -> Any:
+    """The float16 model of `net`; converted anew only for other weights or another capacity."""
+    from export.coreml_mil import digest
+
+    key = (net.capacity, *(digest(weight.detach().numpy()) for weight in net.parameters()))
     if key not in _LAST:
         _LAST.clear()
         _LAST[key] = _convert(net, "fp16")

@@ -82,8 +82,8 @@ Apple's guide: 8 and 6 bits with one palette, and 8 bits with a scale a row, los
 blocks of 16 to 64, which suit the GPU of a Mac; the more palettes a matrix has, the slower it is (opt-overview,
 opt-workflow, opt-palettization-perf and opt-quantization-perf in https://apple.github.io/coremltools/docs-guides)."""
 
-HALF_A_STEP: Final = 0.5
-"""Rounding is off by at most half a step; a mean of squares is below that, a palette's too."""
+ROUNDING: Final = 0.6
+"""Steps by which numbers may be off: half a one, and what float16 scales and coremltools' division in float16 add."""
 
 _FUNCTIONS: Final = {"linear": "linear_quantize_weights", "palette": "palettize_weights"}
 _SUFFIXES: Final = {"linear": "_quantized", "palette": "_palettized"}
@@ -125,7 +125,7 @@ def take_back(package: Package, called: Mapping[str, str], name: str, net: Gemma
         if value is None or value.shape != plan.shape:
             raise RuntimeError(f"coreml {name}: {key} is not compressed in the package")
         error = error_in_steps(plan.weight.detach().numpy(), value, plan.scheme)
-        if not error <= HALF_A_STEP:
+        if not error <= ROUNDING:
             raise RuntimeError(
                 f"coreml {name}: {key} is {error:.3g} steps off in the package, which rounding does not do"
             )

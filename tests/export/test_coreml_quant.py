@@ -57,11 +57,16 @@ def source(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Checkp
 
 @pytest.fixture(scope="module")
 def made(source: Checkpoint, kiwi: Toolset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
-    out = {}
-    for quant in ("fp16", *SCHEMES):
-        folder = tmp_path_factory.mktemp(quant)
-        written = coreml.write(source, folder, quant, kiwi)
-        out[quant] = Made(folder / written.weights, written, Package(folder / written.weights))
+    """The float16 package and all compressed ones, which are made from one conversion."""
+    out, convert, conversions = {}, coreml._convert, []
+    coreml._LAST.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coreml, "_convert", lambda net, quant: conversions.append(quant) or convert(net, quant))
+        for quant in ("fp16", *SCHEMES):
+            folder = tmp_path_factory.mktemp(quant)
+            written = coreml.write(source, folder, quant, kiwi)
+            out[quant] = Made(folder / written.weights, written, Package(folder / written.weights))
+    assert conversions == ["fp16"]
     return out
 
 
@@ -118,27 +123,33 @@ def test_the_embedding_is_stored_once_for_both_its_uses(source: Checkpoint, made
     assert readers == ["gather", "linear"]
 
 
+def decompressed(package: Path, folder: Path) -> set[bytes]:
+    """The float16 constants of a package that coremltools has decompressed."""
+    import coremltools.optimize.coreml as cto
+
+    plain = folder / "plain.mlpackage"
+    with mil.quiet():
+        cto.decompress_weights(ct.models.MLModel(str(package), skip_model_load=True)).save(str(plain))
+    return {value.tobytes() for value in mil.load(plain).main.arrays() if value.dtype == np.float16}
+
+
 @pytest.mark.parametrize("quant", SCHEMES)
 def test_stored_as_the_scheme_says(source: Checkpoint, made: dict[str, Made], tmp_path: Path, quant: str) -> None:
     """coremltools' own decompression, the interpreter's and the formula's give the same numbers."""
-    import coremltools.optimize.coreml as cto
-
-    plain = tmp_path / "plain.mlpackage"
-    with mil.quiet():
-        cto.decompress_weights(ct.models.MLModel(str(made[quant].path), skip_model_load=True)).save(str(plain))
-    theirs = {value.tobytes() for value in mil.load(plain).main.arrays() if value.dtype == np.float16}
+    theirs = decompressed(made[quant].path, tmp_path) if quant in ("pal6", "int4") else None
     ours = made[quant].package.compressed()
     for name, weight in half(load_checkpoint(source, CAPACITY)).items():
         (value,) = [value for key, value in ours.items() if key.startswith(f"{name.replace('.', '_')}_")]
-        assert value.astype(np.float16).tobytes() in theirs, name
+        assert theirs is None or value.astype(np.float16).tobytes() in theirs, name
         kind = "embedding" if name == "embed.weight" else "mlp"
         scheme = SCHEMES[quant][kind]
         want = by_hand(weight, scheme)
         same = np.isclose(value, want, rtol=2e-3, atol=1e-7)
         # coremltools divides in float16: of large multiples some that are nearly half way go the other way.
         assert same.mean() > (0.97 if scheme.kind == "linear" else 0.9999), name
-        assert error_in_steps(weight.astype(np.float32), value, scheme) < 0.35, name
-    assert not ours[next(key for key in ours if key.startswith("embed"))][0].any()
+        assert error_in_steps(weight.astype(np.float32), value, scheme) < 0.5, name
+        if scheme.kind == "linear":
+            np.testing.assert_array_equal(value[~weight.any(axis=1)], 0)  # the padding's row, whose scale is 0
 
 
 @pytest.mark.parametrize("quant", SCHEMES)
@@ -192,27 +203,20 @@ def test_size(source: Checkpoint, made: dict[str, Made], quant: str) -> None:
 def test_again_the_same_bytes(source: Checkpoint, kiwi: Toolset, made: dict[str, Made], tmp_path: Path) -> None:
     """From a conversion of its own, as another process would make it."""
     coreml._LAST.clear()
-    for quant in ("pal6", "int4"):
-        folder = tmp_path / quant
-        folder.mkdir()
-        again = folder / coreml.write(source, folder, quant, kiwi).weights
-        assert (again / DATA).read_bytes() == (made[quant].path / DATA).read_bytes(), quant
-    assert len(coreml._LAST) == 1  # the second variant was made from the first one's conversion
+    again = tmp_path / coreml.write(source, tmp_path, "pal6", kiwi).weights
+    assert (again / DATA).read_bytes() == (made["pal6"].path / DATA).read_bytes()
 
 
 def test_what_is_not_as_it_should_be_is_noticed(source: Checkpoint, made: dict[str, Made]) -> None:
     net = load_checkpoint(source, CAPACITY, exact=False)
-    key = (source.sha256, CAPACITY)
-    coreml._LAST.clear()
-    coreml._LAST[key] = ct.models.MLModel(str(made["fp16"].path), skip_model_load=True)
+    model = ct.models.MLModel(str(made["fp16"].path), skip_model_load=True)
     called = {name: f"{name.replace('.', '_')}_to_fp16_quantized" for name, _ in matrices_of(net)}
     with pytest.raises(RuntimeError, match="embed.weight is not compressed in the package"):
         take_back(made["fp16"].package, called, "int8", net)
     with torch.no_grad():
         net.layers[1].up.weight[3, 5] += 1.0
     with pytest.raises(RuntimeError, match=r"not in the package as in the checkpoint: layers\.1\.up\.weight"):
-        compress(coreml._half(source, net), "int8", net)
-    coreml._LAST.clear()
+        compress(model, "int8", net)
     with torch.no_grad():
         net.layers[1].up.weight[3, 5] += 30.0
     with pytest.raises(RuntimeError, match=r"layers\.1\.up\.weight is .* steps off"):
@@ -250,7 +254,7 @@ def best_error(points: np.ndarray, entries: int) -> float:
 def test_a_palette_is_nearly_the_best(seed: int) -> None:
     rng = np.random.default_rng(seed)
     weight = (rng.standard_t(4, (20, 15)) * 0.02).astype(np.float16)
-    for bits in (2, 4, 6):
+    for bits in (2, 3, 4):
         entries, indices = palettize(weight, bits)
         assert (entries.dtype, indices.dtype, entries.shape, indices.shape) == (
             np.float16,
