@@ -6,7 +6,7 @@ index into them for each weight. ``int4`` keeps the embedding as ``int8`` has it
 finer one (docs/quantization.md). In the package they are ``constexpr_blockwise_shift_scale`` and
 ``constexpr_lut_to_dense`` of the MIL reference (iOS 18), which any operation may read in place of a constant.
 
-Every matrix of the network is compressed, and nothing else: the weights of norms are a thousandth of the bytes, and the
+Every matrix of the network is compressed, and nothing else: the norms' weights are few, and the
 tables of angles are no weights (coremltools, left alone, compresses them as well). The embedding is one constant that
 the look-up and the output layer share, and stays one: its rows are what is looked up and the output's channels, so a
 scale for each row, blocks along a row and one palette all serve both.
@@ -79,7 +79,7 @@ SCHEMES: Final[Mapping[str, Mapping[str, Scheme]]] = {
 """Variant -> class of matrices (`export.mixed`) -> scheme; a variant's schemes are of one kind.
 
 Apple's guide: 8 and 6 bits with one palette, and 8 bits with a scale a row, lose little for most models; 4 bits want
-blocks of 16 to 64, which suit the GPU of a Mac; the more palettes a matrix has, the slower it is (opt-overview,
+blocks of 16 to 64, which suit the GPU of a Mac; further palettes for a matrix may cost speed (opt-overview,
 opt-workflow, opt-palettization-perf and opt-quantization-perf in https://apple.github.io/coremltools/docs-guides)."""
 
 ROUNDING: Final = 0.6

@@ -17,7 +17,7 @@ from tests.odd import odd_checkpoint
 torch = pytest.importorskip("torch")
 ct = pytest.importorskip("coremltools")
 
-from export import coreml  # noqa: E402
+from export import coreml, coreml_quant  # noqa: E402
 from export.coreml_mil import Package  # noqa: E402
 from export.coreml_model import Gemma3Stateful, load_checkpoint  # noqa: E402
 from export.coreml_quant import SCHEMES, Scheme, compress, error_in_steps, matrices_of, take_back  # noqa: E402
@@ -221,6 +221,13 @@ def test_what_is_not_as_it_should_be_is_noticed(source: Checkpoint, made: dict[s
         net.layers[1].up.weight[3, 5] += 30.0
     with pytest.raises(RuntimeError, match=r"layers\.1\.up\.weight is .* steps off"):
         take_back(made["int8"].package, called, "int8", net)
+
+
+def test_an_output_layer_of_its_own_is_stored_as_the_embedding(source: Checkpoint) -> None:
+    plans = dict(coreml_quant._plans("int4", Gemma3Stateful(source.config, 16)))  # tied only once weights are loaded
+    head, embedding = plans["head.weight"], plans["embed.weight"]
+    assert (head.checkpoint, head.shape, head.scheme) == ("lm_head.weight", embedding.shape, embedding.scheme)
+    assert plans["layers.1.up.weight"].scheme != head.scheme
 
 
 @pytest.mark.parametrize(
