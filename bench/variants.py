@@ -48,7 +48,8 @@ Finished = Callable[[str, Artifact | Missing], None]
 def choose(settings: Settings, emulated: Literal["always", "named", "never"] = "named") -> list[Variant]:
     """The variants to run, by runtime. Raises `UserError` for an unknown runtime, variant or plugin.
 
-    `--variants` names them; otherwise every format's defaults, or with `--quick` one of 32 bits and one of 8.
+    `--variants` names them; otherwise what each format has for a full bench, or with `--quick` one of 32 bits and one
+    of 8 of its defaults.
     `emulated`: whether runtimes that stand in for others are among them, or only if named, or not even then, since
     nothing is told of their times.
     """
@@ -75,12 +76,14 @@ def choose(settings: Settings, emulated: Literal["always", "named", "never"] = "
         if not settings.runtimes and emulated == "named" and is_emulated(name):
             continue
         own = list(dict.fromkeys(variant for variant in offered.values() if variant.runtime == name))
+        module = exporter(own[0].format)
         if settings.quick:
-            firsts = [next((v for v in own if v.precision == bits), None) for bits in (32, 8)]
+            usual = [variant for variant in own if variant.quant in module.DEFAULT_QUANTS]
+            firsts = [next((v for v in usual if v.precision == bits), None) for bits in (32, 8)]
             chosen += [variant for variant in firsts if variant is not None] or own[:1]
         else:
-            defaults = exporter(own[0].format).DEFAULT_QUANTS
-            chosen += [variant for variant in own if variant.quant in defaults]
+            full = getattr(module, "BENCH_QUANTS", module.DEFAULT_QUANTS)
+            chosen += [variant for variant in own if variant.quant in full]
     return chosen
 
 

@@ -68,7 +68,7 @@ def _places(name: str, formats: Sequence[str], table: Mapping[str, Mapping[str, 
         elif scheme is not None and base in scheme.bases:
             found[fmt] = own_name(fmt, name)
     if not found and "+" in name and any(base in table[fmt] for fmt in formats):
-        raise UserError(f"--quant {name}: {', '.join(formats)} gives all matrices the same; give {base} alone")
+        raise UserError(f"--quant {name}: {', '.join(formats)} has no mixes; give {base} alone")
     if not found:
         raise UserError(_unknown_quant(name, formats, table))
     return found

@@ -7,7 +7,6 @@ the reference interpreter (`runtimes.mil`), since Core ML itself predicts on mac
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,8 +31,14 @@ RUNTIME = "coreml"
 QUANTS: dict[str, Quant] = {
     "fp32": Quant(32, "fp32", 2e-3),
     "fp16": Quant(16, "fp16", 0.25),
+    "int8": Quant(8, "8-bit weights, float16 activations", 1.5),
+    "pal8": Quant(8, "8-bit palettes, float16 activations", 1.5),
+    "pal6": Quant(4, "6-bit palettes, float16 activations", 3.0),
+    "int4": Quant(4, "4-bit weights (embedding 8), float16 activations", 8.0),
 }
+"""The last four are compressed by `export.coreml_quant`; six bits are compared with four, as other formats' are."""
 DEFAULT_QUANTS = ("fp32", "fp16")
+BENCH_QUANTS = tuple(QUANTS)
 NO_OUTPUT_TRIM = "apps read the package's logits by token id"
 
 PACKAGE = "model.mlpackage"
@@ -64,36 +69,49 @@ def write(
     """Write ``model.mlpackage`` into `folder`.
 
     `context_length` is the cache's capacity: 2,048 unless the toolset's prompt needs more, and never more than the
-    checkpoint's own. Raises `UserError` for a checkpoint that the network does not cover, a prompt that does not fit,
-    and a float16 package whose activations would overflow.
+    checkpoint's own. A compressed variant is the float16 package with its matrices compressed. Raises `UserError` for
+    a checkpoint that the network does not cover, a prompt that does not fit, and activations that would overflow
+    float16.
     """
     state = availability()
     if not state.available:
         raise UnavailableError(f"coreml export: {state.reason}; {state.fix}")
     if quant not in QUANTS:
         raise UserError(f"coreml: unknown quantization {quant!r}; there are {', '.join(QUANTS)}")
-    from export import coreml_ranges
     from export.coreml_mil import Package
     from export.coreml_model import load_checkpoint
+    from export.coreml_quant import SCHEMES, compress, take_back
 
     prompts = _prompts(source, toolset)
     capacity = _capacity(source, max(map(len, prompts)), context_length)
     net = load_checkpoint(source, capacity, exact=quant == "fp32")
     details: dict[str, Any] = {"context_length": capacity}
     sequences = [*prompts, _random_tokens(source, capacity)]
-    if quant == "fp16":
-        details["fp16"] = ranges = coreml_ranges.measure(net, sequences)
-        details["fp16_safe"] = ranges["safe"]
-        if not ranges["finite"]:
-            raise UserError(
-                f"{source.folder}: coreml fp16: activations reach {coreml_ranges.LARGEST / ranges['headroom']:.3g} and "
-                "overflow float16 (65,504); export fp32"
-            )
+    if not net.exact:
+        details |= _ranges(source, net, quant, sequences)
     net.reset()
-    _convert(net, quant).save(str(folder / PACKAGE))
+    model = _convert(net, quant) if net.exact else _half(net)
+    if quant in SCHEMES:
+        model, called = compress(model, quant, net)
+    model.save(str(folder / PACKAGE))
     package = Package(folder / PACKAGE)
-    details |= _check(package, net, quant, sequences[-1])
+    if quant in SCHEMES:
+        details["weights"] = take_back(package, called, quant, net)
+    details |= _check(package, net, sequences[-1])
     return Written(PACKAGE, _versions(), details)
+
+
+def _ranges(source: Checkpoint, net: Gemma3Stateful, quant: str, sequences: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """How large the activations get, for the manifest. Raises `UserError` where they overflow float16."""
+    from export import coreml_ranges
+
+    ranges = coreml_ranges.measure(net, sequences)
+    if not ranges["finite"]:
+        raise UserError(
+            f"{source.folder}: coreml {quant}: activations reach {coreml_ranges.LARGEST / ranges['headroom']:.3g} and "
+            "overflow float16 (65,504); export fp32"
+        )
+    return {"fp16": ranges, "fp16_safe": ranges["safe"]}
 
 
 def _prompts(source: Checkpoint, toolset: Toolset) -> list[list[int]]:
@@ -133,8 +151,23 @@ def _capacity(source: Checkpoint, prompt: int, asked: int | None) -> int:
     return capacity
 
 
+_LAST: dict[tuple[Any, ...], Any] = {}
+"""The float16 model that this process made last: of one checkpoint's variants only the first waits for it."""
+
+
+def _half(net: Gemma3Stateful) -> Any:
+    """The float16 model of `net`; converted anew only for other weights or another capacity."""
+    from export.coreml_mil import digest
+
+    key = (net.capacity, *(digest(weight.detach().numpy()) for weight in net.parameters()))
+    if key not in _LAST:
+        _LAST.clear()
+        _LAST[key] = _convert(net, "fp16")
+    return _LAST[key]
+
+
 def _convert(net: Gemma3Stateful, quant: str) -> Any:
-    """The Core ML model of `net`, not compiled."""
+    """The Core ML model of `net` in fp32 or fp16, not compiled."""
     import torch
 
     from export.coreml_mil import quiet
@@ -199,7 +232,7 @@ def _narrow(quant: str) -> Any:
     return select
 
 
-def _check(package: Package, net: Gemma3Stateful, quant: str, tokens: Sequence[int]) -> dict[str, Any]:
+def _check(package: Package, net: Gemma3Stateful, tokens: Sequence[int]) -> dict[str, Any]:
     """Hold what was saved against the network. A difference is a bug here or in coremltools: `RuntimeError`."""
     from export.coreml_ranges import simulate
 
@@ -211,7 +244,7 @@ def _check(package: Package, net: Gemma3Stateful, quant: str, tokens: Sequence[i
         raise RuntimeError(f"coreml: weights that are not in the package as in the checkpoint: {', '.join(missing)}")
     want, got = walk(net, tokens), walk(package, tokens)
     error = float(np.abs(got - want).max())
-    if quant == "fp32":
+    if net.exact:
         limit = 1e-3
     else:
         net.reset()
@@ -229,12 +262,15 @@ def _check(package: Package, net: Gemma3Stateful, quant: str, tokens: Sequence[i
 
 
 def missing_weights(package: Package, net: Gemma3Stateful) -> list[str]:
-    """Names of `net`'s parameters that the package holds neither as they are nor rounded to float16."""
-    stored = {_digest(value) for value in package.constants() if value.dtype in (np.float16, np.float32)}
+    """Names of `net`'s parameters that the package holds neither as they are nor rounded to float16, nor compressed."""
+    from export.coreml_mil import digest
+
+    constants = [*package.constants(), *(value.astype(np.float16) for value in package.compressed().values())]
+    stored = {digest(value) for value in constants if value.dtype in (np.float16, np.float32)}
     missing = []
     for name, weight in net.named_parameters():
         value = weight.detach().numpy()
-        if _digest(value) not in stored and _digest(value.astype(np.float16)) not in stored:
+        if digest(value) not in stored and digest(value.astype(np.float16)) not in stored:
             missing.append(name)
     return missing
 
@@ -264,10 +300,6 @@ def _infer(net: Any, inputs: dict[str, np.ndarray]) -> np.ndarray:
     with torch.inference_mode():
         logits: torch.Tensor = net(*(torch.from_numpy(value) for value in inputs.values()))
     return logits.numpy()
-
-
-def _digest(value: np.ndarray) -> tuple[str, tuple[int, ...], bytes]:
-    return str(value.dtype), value.shape, hashlib.sha256(np.ascontiguousarray(value).tobytes()).digest()
 
 
 def _versions() -> dict[str, str]:

@@ -3,6 +3,7 @@ the checkpoint on any machine."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +48,12 @@ class Package:
         """The constants with two or more elements, weights among them."""
         yield from self.function.arrays()
 
+    def compressed(self) -> dict[str, np.ndarray]:
+        """Name -> values, in float32, of the constants that the package stores compressed."""
+        values = mil.fixed_values(self.function, self._plan.path)
+        made = (op.outputs for op in self.function.operations if op.type.startswith("constexpr_"))
+        return {one.name: np.asarray(values[one.name]) for outputs in made for one in outputs}
+
     def make_state(self) -> mil.State:
         """A fresh state: zeros, as Core ML hands it out."""
         return mil.new_state(self._plan)
@@ -56,4 +63,9 @@ class Package:
         return mil.execute(self._plan, inputs, state)
 
 
-__all__ = ["Package", "quiet"]
+def digest(value: np.ndarray) -> tuple[str, tuple[int, ...], bytes]:
+    """Type, shape and a hash of the bytes of an array: equal for equal constants."""
+    return str(value.dtype), value.shape, hashlib.sha256(np.ascontiguousarray(value).tobytes()).digest()
+
+
+__all__ = ["Package", "digest", "quiet"]

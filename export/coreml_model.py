@@ -260,8 +260,11 @@ def rope_frequencies(base: float, head_dim: int) -> torch.Tensor:
 
 def checkpoint_name(name: str) -> tuple[str, int | None]:
     """The checkpoint's name for one of our parameters, and which key head's part of it it is."""
-    if name in ("embed.weight", "norm.weight"):
-        return {"embed.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight"}[name], None
+    outer = {
+        "embed.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight", "head.weight": "lm_head.weight"
+    }  # fmt: skip
+    if name in outer:
+        return outer[name], None
     _, layer, rest = name.split(".", 2)
     stem, part = rest.removesuffix(".weight"), None
     if stem[:2] in ("k.", "v."):

@@ -12,7 +12,7 @@ from export import exporter
 from export.base import Checkpoint, Written
 from export.checkpoint import count_parameters
 from router.toolset import Toolset
-from runtimes import RUNTIMES, prover, runtime
+from runtimes import RUNTIMES, is_emulated, prover, runtime
 from runtimes.artifact import SCHEMA, Artifact
 
 Maker = Callable[[str, str], Artifact]
@@ -20,11 +20,13 @@ Maker = Callable[[str, str], Artifact]
 
 def variants() -> Iterator[tuple[str, str, str]]:
     """Every registered runtime with its format and each of that one's quantizations; a module that cannot be imported
-    fails its test."""
+    fails its test. A stand-in gets those of 16 bits and more: the narrower ones differ in constants that it computes
+    when it loads them, which tests/export/test_coreml_quant.py holds against PyTorch at a fraction of the time."""
     for name in RUNTIMES:
         try:
             fmt = runtime(name).FORMAT
-            yield from ((name, fmt, quant) for quant in exporter(fmt).QUANTS)
+            least = 16 if is_emulated(name) else 0
+            yield from ((name, fmt, quant) for quant, spec in exporter(fmt).QUANTS.items() if spec.precision >= least)
         except ImportError:
             yield name, "not", "importable"
 

@@ -13,7 +13,7 @@ cannot say.
 from __future__ import annotations
 
 from runtimes.mil.operations import OPERATIONS
-from runtimes.mil.plan import Plan, make_plan
+from runtimes.mil.plan import Plan, fixed_values, make_plan
 from runtimes.mil.program import Function, Program
 from runtimes.mil.reading import from_spec, load, quiet
 from runtimes.mil.run import State, Watch, execute, new_state
@@ -29,6 +29,7 @@ __all__ = [
     "State",
     "Watch",
     "execute",
+    "fixed_values",
     "from_spec",
     "load",
     "make_plan",

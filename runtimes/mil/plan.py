@@ -40,6 +40,14 @@ def make_plan(function: Function, path: Path, precision: Precision = "declared")
     return _Planner(function, path, precision).plan()
 
 
+def fixed_values(function: Function, path: Path) -> Mapping[str, Constant]:
+    """Name -> value of whatever is the same in every run and an operation reads: constants, those that are stored
+    compressed among them. Floats in float32. Raises as `make_plan` does."""
+    planner = _Planner(function, path, "declared")
+    planner.plan()
+    return planner.known
+
+
 class _Planner:
     """Works through a function's operations once."""
 

@@ -22,10 +22,18 @@ def test_a_stand_in_has_a_name_of_its_own_and_the_artifact_of_its_format() -> No
 
 def test_stand_ins_take_part_where_that_is_asked() -> None:
     everything = names(emulated="always")
-    assert {"coreml-fp32", "coreml-fp16", "coreml-reference-fp32", "coreml-reference-fp16"} <= set(everything)
+    for quant in ("fp32", "fp16", "int8", "pal8", "pal6", "int4"):
+        assert {f"coreml-{quant}", f"coreml-reference-{quant}"} <= set(everything)
     assert len(everything) == len(set(everything))
     assert "coreml-reference-fp32" in names(emulated="always", quick=True)
     assert not any("reference" in name for name in names())
+
+
+def test_quick_keeps_to_the_defaults() -> None:
+    """A compressed package takes a conversion and, off a Mac, an interpreter: too slow for five minutes."""
+    quick = names(emulated="always", quick=True)
+    assert [name for name in quick if name.startswith("coreml")] == ["coreml-fp32", "coreml-reference-fp32"]
+    assert {"gguf-f32", "gguf-q8_0", "onnx-fp32", "onnx-int8", "mlx-fp32", "mlx-8bit", "safetensors-fp32"} <= set(quick)
 
 
 @pytest.mark.parametrize(

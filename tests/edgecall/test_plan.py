@@ -52,6 +52,11 @@ def test_nothing_comes_twice() -> None:
             "onnx:q8_0",
             "--quant q8_0: unknown quantization; onnx has fp32, int8, int4",
         ),
+        (
+            "coreml",
+            "pal4",
+            "--quant pal4: unknown quantization; coreml has fp32, fp16, int8, pal8, pal6, int4; did you mean 'pal8'?",
+        ),
         ("gguf", "onnx:int8", "--quant onnx:int8: onnx is not among the formats of --to (gguf)"),
         (
             "gguf",
@@ -72,7 +77,7 @@ def test_routing_takes_eight_bits_where_there_are_some() -> None:
         "gguf": "q8_0",
         "onnx": "int8",
         "mlx": "8bit",
-        "coreml": defaults("coreml")[0],
+        "coreml": "int8",
     }
 
 
@@ -84,7 +89,7 @@ def test_a_mix_comes_back_under_its_one_name() -> None:
 
 
 def test_what_cannot_be_mixed() -> None:
-    with pytest.raises(UserError, match=r"--quant fp16\+mlp=fp32: coreml gives all matrices the same; give fp16 alone"):
+    with pytest.raises(UserError, match=r"--quant fp16\+mlp=fp32: coreml has no mixes; give fp16 alone"):
         plan("coreml", "fp16+mlp=fp32")
     with pytest.raises(UserError, match="mlp cannot be 'int4'; there are f32"):
         plan("gguf", "q8_0+mlp=int4")

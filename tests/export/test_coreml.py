@@ -30,6 +30,8 @@ from export import coreml, coreml_ranges  # noqa: E402
 from export.coreml_mil import Package  # noqa: E402
 from export.coreml_model import Gemma3Stateful, load_checkpoint  # noqa: E402
 
+FLOATS = ("fp32", "fp16")
+"""What is not compressed; the rest is tests/export/test_coreml_quant.py."""
 CAPACITY = 512
 LAYERS = 7
 
@@ -44,7 +46,7 @@ class Made:
 @pytest.fixture(scope="module")
 def made(tiny: Checkpoint, kiwi: Toolset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
     out = {}
-    for quant in coreml.QUANTS:
+    for quant in FLOATS:
         folder = tmp_path_factory.mktemp(f"coreml-{quant}")
         written = coreml.write(tiny, folder, quant, kiwi)
         out[quant] = Made(folder, written, Package(folder / written.weights))
@@ -118,7 +120,7 @@ def test_an_untied_head(tiny: Checkpoint, tmp_path: Path) -> None:
     np.testing.assert_allclose(forward(load_checkpoint(source, 64), tokens), reference(source, tokens), atol=2e-3)
 
 
-@pytest.mark.parametrize("quant", list(coreml.QUANTS))
+@pytest.mark.parametrize("quant", FLOATS)
 def test_interface(tiny: Checkpoint, made: dict[str, Made], quant: str) -> None:
     package = made[quant].package
     capacity = tiny.context_length  # smaller than the default 2,048
@@ -140,7 +142,7 @@ def test_interface(tiny: Checkpoint, made: dict[str, Made], quant: str) -> None:
     assert made[quant].written.weights == "model.mlpackage"
 
 
-@pytest.mark.parametrize("quant", list(coreml.QUANTS))
+@pytest.mark.parametrize("quant", FLOATS)
 def test_weights(tiny: Checkpoint, made: dict[str, Made], quant: str) -> None:
     net = load_checkpoint(tiny, 16)
     assert coreml.missing_weights(made[quant].package, net) == []
@@ -229,12 +231,12 @@ def test_two_key_heads(
 def test_a_package_that_computes_something_else_is_noticed(tiny: Checkpoint, made: dict[str, Made]) -> None:
     net = load_checkpoint(tiny, tiny.context_length)
     tokens = random_tokens(tiny, WINDOW + 40, 4)
-    coreml._check(made["fp32"].package, net, "fp32", tokens)
+    coreml._check(made["fp32"].package, net, tokens)
     net.window -= 1
     with pytest.raises(RuntimeError, match="from the network's"):
-        coreml._check(made["fp32"].package, net, "fp32", tokens)
+        coreml._check(made["fp32"].package, net, tokens)
     with pytest.raises(RuntimeError, match="states"):
-        coreml._check(made["fp16"].package, net, "fp32", tokens)
+        coreml._check(made["fp16"].package, net, tokens)
 
 
 def test_ranges(tiny: Checkpoint, made: dict[str, Made]) -> None:
@@ -288,8 +290,8 @@ def test_capacity(tiny: Checkpoint) -> None:
 
 
 def test_what_is_not_covered_is_refused(tiny: Checkpoint, kiwi: Toolset, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="unknown quantization 'int8'; there are fp32, fp16"):
-        coreml.write(tiny, tmp_path, "int8", kiwi)
+    with pytest.raises(UserError, match="unknown quantization 'int5'; there are fp32, fp16, int8, pal8, pal6, int4"):
+        coreml.write(tiny, tmp_path, "int5", kiwi)
     for key, value in (("final_logit_softcapping", 30.0), ("model_type", "llama"), ("rope_scaling", {"factor": 8.0})):
         other = dataclasses.replace(tiny, config={**tiny.config, key: value})
         with pytest.raises(UserError, match=f"{key} is .* the Core ML export covers"):

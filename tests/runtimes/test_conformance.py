@@ -1,9 +1,9 @@
 """What makes a runtime a runtime: on a tiny random model it gives the logits of PyTorch fp32, however it is asked.
 
-Every registered runtime is tested with every quantization of its format. The reference is transformers' own forward
-pass over the whole sequence, without cache, in eager attention: nothing of this project is in it. Sequences are longer
-than the sliding window (64) and than 600 tokens, below which a wrongly rewound window cache may go unseen; after a
-rewind other tokens follow than before it, or stale keys would be the right ones.
+Every registered runtime is tested with the quantizations of its format (`tests.exports.variants`). The reference is
+transformers' own forward pass over the whole sequence, without cache, in eager attention: nothing of this project is in
+it. Sequences are longer than the sliding window (64) and than 600 tokens, below which a wrongly rewound window cache
+may go unseen; after a rewind other tokens follow than before it, or stale keys would be the right ones.
 """
 
 from __future__ import annotations
