@@ -136,9 +136,9 @@ def _conclusion(mended: Mended) -> list[str]:
     changes = [f"  {change}" for change in mended.changes]
     if mended.verdict == "mendable":
         return ["mendable: a float16 export rescales, exactly, in powers of two", *changes]
-    rest = [one.name for one in mended.after.worst if one.verdict != "fits"]
-    told = f"{mended.verdict}: no rescaling mends {', '.join(rest)}; export fp32"
-    return [told, *(["rescaled all the same:", *changes] if changes else [])]
+    rest = ", ".join(one.name for one in mended.after.worst if one.verdict != "fits")
+    told = f"{mended.verdict}: no rescaling mends {rest}; export fp32"
+    return [told, *(["with what can be rescaled:", *changes] if changes else [])]
 
 
 def _number(value: float) -> str:

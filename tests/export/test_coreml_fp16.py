@@ -41,17 +41,19 @@ from export.coreml_record import (  # noqa: E402
 from export.coreml_rescale import AIM, Change, Knob, knobs, mend, plan, rescale  # noqa: E402
 from export.pipeline import export_one  # noqa: E402
 from export.proof_file import read_header  # noqa: E402
+from export.proof_requests import default_requests  # noqa: E402
 from export.proof_run import measure, reference_rows  # noqa: E402
 
 CAPACITY = 512
-REQUESTS = ("switch the light in the hall on", "what is on in the kitchen?", "hello")
+REQUESTS = tuple(default_requests(LIGHTS, 6)[i] for i in (0, 2, 3, 4, 5))
+"""The model calls for each of them, and every choice on the way is clearer than float16 rounds."""
 TWO_LAYERS = {"num_hidden_layers": 2, "sliding_window_pattern": 2}
 """One local, one global: a package of two layers is converted and interpreted in a moment."""
 
 
 @pytest.fixture(scope="module")
 def odd(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return odd_checkpoint(tmp_path_factory.mktemp("fp16") / "odd", tiny, **TWO_LAYERS)
+    return odd_checkpoint(tmp_path_factory.mktemp("fp16") / "odd", tiny, seed=3, **TWO_LAYERS)
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +222,7 @@ def test_a_stream_of_100000_is_lost_in_a_plain_float16_and_kept_when_rescaled(lo
 def test_a_plain_float16_package_makes_the_same_calls_once_rescaled(loud: Checkpoint, tmp_path: Path) -> None:
     """With the residual stream in float16 too, run by the interpreter, which rounds every value as it is declared."""
     rows = reference_rows(loud, "functiongemma", LIGHTS, REQUESTS)
-    assert sum(bool(row.reference_calls) for row in rows) >= 1
+    assert all(row.reference_calls for row in rows)
     capacity, sequences = coreml.samples(loud, LIGHTS)
     net = load_checkpoint(loud, capacity, exact=False)
     tokens = sequences[0][-40:]
