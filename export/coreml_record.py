@@ -253,8 +253,8 @@ def random_tokens(source: Checkpoint, capacity: int) -> list[int]:
 
 
 def operations(largest: dict[str, float]) -> Watch:
-    """For `runtimes.mil.execute`: keeps in `largest`, by the operation's name, the largest magnitude of every float that
-    a saved package computes, what stands for a masked score apart; infinite where one is not a number."""
+    """For `runtimes.mil.execute`: keeps in `largest`, by the operation's output, the largest magnitude of every float
+    that a saved package computes, what stands for a masked score apart; infinite where one is not a number."""
     import numpy as np
 
     from runtimes.mil.program import FLOATS

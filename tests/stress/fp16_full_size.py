@@ -1,4 +1,4 @@
-"""A full-size router whose residual stream peaks at 100,000, through float16: ``python -m tests.stress.fp16_full_size``.
+"""A full-size router with a residual stream of 100,000, through float16: ``python -m tests.stress.fp16_full_size``.
 
 Random weights of FunctionGemma's shape (18 layers, width 640, sliding window 512, every sixth layer global), changed so
 that one channel of the stream is huge (`tests.loud`). In a plain float16 it must be lost, rescaled it must not be; then
