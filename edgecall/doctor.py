@@ -31,7 +31,8 @@ def main(argv: list[str]) -> int:
 
     parser = Parser(
         "edgecall doctor",
-        "Every runtime, exporter, device and training backend: available or not, and\nif not, why and how to get it.\n\n"
+        "Every runtime, exporter, device and training backend: available or not, and\n"
+        "if not, why and how to get it.\n\n"
         "With --fp16: how large a model's intermediates get beside float16's 65,504, and what\n"
         "an exact rescaling of its weights makes of them (docs/coreml.md).",
         [

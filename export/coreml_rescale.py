@@ -6,18 +6,17 @@ sum. What ends elsewhere can be scaled back: a norm's own weight against the mat
 end, in float32. The factors are powers of two and the norms' weights hold Gemma's "1 +" already
 (`export.coreml_model.Norm`), so in float32 every intermediate changes its exponent and nothing else.
 
-| scaled down | and, for that |
-| --- | --- |
-| residual stream: the embedding's factor, the weights of the norms behind attention and MLP | epsilon of the norms that read the stream |
-| query, key: their matrix | epsilon of the norm behind it |
-| value; attention output: their matrix | epsilon of the norm behind attention |
-| MLP up (and with it gate times up); MLP output: their matrix | epsilon of the norm behind the MLP |
-| attention and MLP input: the weight of the norm before | the matrices that read it, scaled up |
-| embedding: its matrix | the factor behind it; the logits too, where the head is the same matrix |
-| logits: the weight of the last norm | the logits, scaled back in float32 |
+- the residual stream: by the embedding's factor and the weights of the norms behind attention and MLP, with the epsilon
+  of the norms that read the stream;
+- query and key: by their matrix, with the epsilon of the norm behind it;
+- value and attention output: by their matrix, with the epsilon of the norm behind attention;
+- MLP up (and with it gate times up) and MLP output: by their matrix, with the epsilon of the norm behind the MLP;
+- attention and MLP input: by the weight of the norm before, and the matrices that read it are scaled up;
+- the embedding: by its matrix, and the factor behind it is scaled up, the logits too where the head is the same matrix;
+- the logits: by the weight of the last norm, and they are scaled back in float32.
 
 Not to be mended: attention scores and what they are made of (a softmax sees sizes), and the MLP's gate (so does GELU).
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
