@@ -26,15 +26,29 @@ _LABELS = {"runtimes": "", "exporters": "export to ", "training": "train with ",
 
 
 def main(argv: list[str]) -> int:
-    """Print the diagnosis; the exit code is 0 whatever is missing."""
+    """Print the diagnosis; the exit code is 0 whatever is missing, 1 for a model that float16 cannot hold."""
+    from edgecall import doctor_fp16
+
     parser = Parser(
         "edgecall doctor",
-        "Every runtime, exporter, device and training backend: available or not, and\nif not, why and how to get it.",
-        ["edgecall doctor", "edgecall doctor --json"],
-        usage="edgecall doctor [--json]",
+        "Every runtime, exporter, device and training backend: available or not, and\n"
+        "if not, why and how to get it.\n\n"
+        "With --fp16: how large a model's intermediates get beside float16's 65,504, and what\n"
+        "an exact rescaling of its weights makes of them (docs/coreml.md).",
+        [
+            "edgecall doctor",
+            "edgecall doctor --json",
+            "edgecall doctor --fp16 seed",
+            "edgecall doctor --fp16 google/functiongemma-270m-it --toolset tools.yaml --cases requests.jsonl",
+        ],
+        usage="edgecall doctor [--json] [--fp16 MODEL [options]]",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    doctor_fp16.add_options(parser)
     arguments = parser.parse_args(argv)
+    if arguments.fp16:
+        return doctor_fp16.fp16(arguments)
+    doctor_fp16.check_unused(arguments)
     diagnosis = diagnose()
     if arguments.json:
         print(json.dumps({**_machine(), **asdict(diagnosis)}, indent=2))

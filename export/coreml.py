@@ -7,8 +7,8 @@ the reference interpreter (`runtimes.mil`), since Core ML itself predicts on mac
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
+from heapq import nlargest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
     from export.coreml_mil import Package
     from export.coreml_model import Gemma3Stateful
+    from router.cases import Case
     from router.toolset import Toolset
+    from runtimes.mil import Watch
 
 FORMAT = "coreml"
 RUNTIME = "coreml"
@@ -44,8 +46,6 @@ NO_OUTPUT_TRIM = "apps read the package's logits by token id"
 PACKAGE = "model.mlpackage"
 CONTEXT_LENGTH = 2048
 """Positions that the cache holds unless more are asked for; every one costs state memory, used or not."""
-_RANDOM = 1024
-"""Random tokens for a checkpoint without a window."""
 ROOM = 512
 """Positions left behind the toolset's prompt when that alone makes the cache larger."""
 
@@ -82,13 +82,11 @@ def write(
     from export.coreml_model import load_checkpoint
     from export.coreml_quant import SCHEMES, compress, take_back
 
-    prompts = _prompts(source, toolset)
-    capacity = _capacity(source, max(map(len, prompts)), context_length)
+    capacity, sequences = samples(source, toolset, context_length=context_length)
     net = load_checkpoint(source, capacity, exact=quant == "fp32")
     details: dict[str, Any] = {"context_length": capacity}
-    sequences = [*prompts, _random_tokens(source, capacity)]
     if not net.exact:
-        details |= _ranges(source, net, quant, sequences)
+        details["fp16"], details["fp16_safe"] = _into_float16(net, sequences, source)
     net.reset()
     model = _convert(net, quant) if net.exact else _half(net)
     if quant in SCHEMES:
@@ -101,42 +99,42 @@ def write(
     return Written(PACKAGE, _versions(), details)
 
 
-def _ranges(source: Checkpoint, net: Gemma3Stateful, quant: str, sequences: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """How large the activations get, for the manifest. Raises `UserError` where they overflow float16."""
-    from export import coreml_ranges
-
-    ranges = coreml_ranges.measure(net, sequences)
-    if not ranges["finite"]:
-        raise UserError(
-            f"{source.folder}: coreml {quant}: activations reach {coreml_ranges.LARGEST / ranges['headroom']:.3g} and "
-            "overflow float16 (65,504); export fp32"
-        )
-    return {"fp16": ranges, "fp16_safe": ranges["safe"]}
-
-
-def _prompts(source: Checkpoint, toolset: Toolset) -> list[list[int]]:
-    """Two whole prompts of the toolset: what the network will see. Raises `UserError` without a known wire format."""
+def samples(
+    source: Checkpoint, toolset: Toolset, cases: Sequence[Case] = (), *, context_length: int | None = None
+) -> tuple[int, list[list[int]]]:
+    """The cache's capacity, and what a float16 package's ranges are measured on: `cases`, or requests in the toolset's
+    own words, and as the last random tokens past the sliding window. Raises `UserError` for what does not fit."""
+    from export.coreml_record import random_tokens, rendered
     from export.proof_requests import default_requests, sample_context
-    from router.tokenizer import RouterTokenizer
-    from router.wire import WIRES
+    from router.cases import Case
 
-    path = source.folder / "tokenizer.json"
-    for last, wire in enumerate(WIRES.values(), start=1 - len(WIRES)):
-        try:
-            tokenizer = RouterTokenizer.load(path, wire)
-            break
-        except UserError:
-            if last == 0:
-                raise
-    prefix, context = tokenizer.prefix_ids(toolset), sample_context(toolset)
-    return [prefix + tokenizer.behind_prefix(toolset, request, context) for request in default_requests(toolset, 2)]
+    if not cases:
+        context = sample_context(toolset)
+        cases = [Case(request, request, context) for request in default_requests(toolset)]
+    prompts = rendered(source, toolset, cases)
+    capacity = _capacity(source, max(map(len, prompts)), context_length)
+    return capacity, [*prompts, random_tokens(source, capacity)]
 
 
-def _random_tokens(source: Checkpoint, capacity: int) -> list[int]:
-    """Random tokens, past the sliding window if there is one: what the network will hardly see."""
-    local = "sliding_attention" in source.config["layer_types"]
-    count = min(capacity, int(source.config["sliding_window"]) + 64 if local else _RANDOM)
-    return random.Random(0).choices(range(source.vocab_size), k=count)
+def _into_float16(
+    net: Gemma3Stateful, sequences: Sequence[Sequence[int]], source: Checkpoint
+) -> tuple[dict[str, Any], bool]:
+    """Rescale `net` where float16 needs it. What was seen and done, for the manifest, and whether it is safe now.
+
+    Raises `UserError` where float16 does not hold it all the same.
+    """
+    from export.coreml_record import rounding
+    from export.coreml_rescale import mend
+
+    mended = mend(net, sequences)
+    rounded = rounding(net, sequences)
+    if not rounded["finite"]:
+        largest = mended.after.largest
+        raise UserError(
+            f"{source.folder}: coreml fp16: {largest.name} reaches {largest.max_abs:.3g}, activations overflow float16 "
+            "(65,504), and no rescaling of the weights mends it; export fp32"
+        )
+    return {**mended.facts, **rounded, "tokens": mended.after.tokens}, mended.safe
 
 
 def _capacity(source: Checkpoint, prompt: int, asked: int | None) -> int:
@@ -166,11 +164,13 @@ def _half(net: Gemma3Stateful) -> Any:
     return _LAST[key]
 
 
-def _convert(net: Gemma3Stateful, quant: str) -> Any:
-    """The Core ML model of `net` in fp32 or fp16, not compiled."""
+def _convert(net: Gemma3Stateful, quant: str, wide: tuple[type[torch.nn.Module], ...] | None = None) -> Any:
+    """The Core ML model of `net` in fp32 or fp16, not compiled. `wide`: what an fp16 package computes in float32 if not
+    `WIDE`."""
     import torch
 
     from export.coreml_mil import quiet
+    from export.coreml_model import WIDE
 
     with quiet():
         import coremltools as ct
@@ -201,7 +201,7 @@ def _convert(net: Gemma3Stateful, quant: str) -> Any:
                 for name in net.states
             ],
             minimum_deployment_target=ct.target.macOS15,
-            compute_precision=ct.transform.FP16ComputePrecision(op_selector=_narrow(quant)),
+            compute_precision=ct.transform.FP16ComputePrecision(op_selector=_narrow(quant, wide or WIDE)),
             skip_model_load=True,
         )
     net.reset()  # tracing wrote into it
@@ -214,14 +214,14 @@ def _convert(net: Gemma3Stateful, quant: str) -> Any:
     return model
 
 
-def _narrow(quant: str) -> Any:
-    """Which operations are float16. In the fp32 package those on the state alone, which Core ML has in float16 only:
-    otherwise the whole cache would be converted there and back for every layer."""
+def _narrow(quant: str, kinds: tuple[type[torch.nn.Module], ...]) -> Any:
+    """Which operations are float16: none of modules of `kinds`. In the fp32 package those on the state alone, which
+    Core ML has in float16 only: otherwise the whole cache would be converted there and back for every layer."""
     from coremltools.converters.mil.mil.scope import ScopeSource
 
-    from export.coreml_model import WIDE, Store
+    from export.coreml_model import Store
 
-    wide = {kind.__name__ for kind in WIDE}
+    wide = {kind.__name__ for kind in kinds}
 
     def select(op: Any) -> bool:
         modules = set(op.scopes.get(ScopeSource.TORCHSCRIPT_MODULE_TYPE, ()))
@@ -234,7 +234,7 @@ def _narrow(quant: str) -> Any:
 
 def _check(package: Package, net: Gemma3Stateful, tokens: Sequence[int]) -> dict[str, Any]:
     """Hold what was saved against the network. A difference is a bug here or in coremltools: `RuntimeError`."""
-    from export.coreml_ranges import simulate
+    from export.coreml_record import operations, short, simulate
 
     wanted = {name: tuple(getattr(net, name).shape) for name in net.states}
     if package.states != wanted:
@@ -242,13 +242,14 @@ def _check(package: Package, net: Gemma3Stateful, tokens: Sequence[int]) -> dict
     missing = missing_weights(package, net)
     if missing:
         raise RuntimeError(f"coreml: weights that are not in the package as in the checkpoint: {', '.join(missing)}")
-    want, got = walk(net, tokens), walk(package, tokens)
+    largest: dict[str, float] = {}
+    want, got = walk(net, tokens), walk(package, tokens, operations(largest))
     error = float(np.abs(got - want).max())
     if net.exact:
         limit = 1e-3
     else:
-        net.reset()
-        limit = 1e-2 + 4 * float(np.abs(simulate(net, [tokens])[0].numpy()[-len(want) :] - want).max())
+        rounded = next(simulate(net, [tokens])).numpy()[-len(want) :]
+        limit = 1e-2 + 4 * float(np.abs(rounded - want).max())
     net.reset()
     if not error <= limit:
         raise RuntimeError(
@@ -257,7 +258,12 @@ def _check(package: Package, net: Gemma3Stateful, tokens: Sequence[int]) -> dict
     return {
         "operations": dict(sorted(package.operations.items())),
         "states": {name: list(shape) for name, shape in package.states.items()},
-        "interpreted": {"tokens": len(tokens), "rows": len(want), "max_abs_logit": float(f"{error:.3g}")},
+        "interpreted": {
+            "tokens": len(tokens),
+            "rows": len(want),
+            "max_abs_logit": short(error),
+            "largest": {name: short(largest[name]) for name in nlargest(3, largest, key=largest.__getitem__)},
+        },
     }
 
 
@@ -275,8 +281,11 @@ def missing_weights(package: Package, net: Gemma3Stateful) -> list[str]:
     return missing
 
 
-def walk(net: Gemma3Stateful | Package, tokens: Sequence[int]) -> np.ndarray:
-    """Logits of the last eight of `tokens`, fed in uneven passes with one rewind; from an empty cache."""
+def walk(net: Gemma3Stateful | Package, tokens: Sequence[int], watch: Watch | None = None) -> np.ndarray:
+    """Logits of the last eight of `tokens`, fed in uneven passes with one rewind; from an empty cache.
+
+    `watch` is told what a package computes.
+    """
     state = None if hasattr(net, "reset") else net.make_state()
     size = len(tokens)
     cuts = sorted({0, size // 3, size // 3 + 1, max(0, size - 8), size})
@@ -290,7 +299,7 @@ def walk(net: Gemma3Stateful | Package, tokens: Sequence[int]) -> np.ndarray:
         if state is None:
             out = _infer(net, inputs)
         else:
-            out = net.run(inputs, state)["logits"]
+            out = net.run(inputs, state, watch)["logits"]
     return np.asarray(out)
 
 

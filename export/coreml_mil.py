@@ -58,9 +58,11 @@ class Package:
         """A fresh state: zeros, as Core ML hands it out."""
         return mil.new_state(self._plan)
 
-    def run(self, inputs: dict[str, np.ndarray], state: mil.State) -> dict[str, np.ndarray]:
-        """One prediction; changes `state`."""
-        return mil.execute(self._plan, inputs, state)
+    def run(
+        self, inputs: dict[str, np.ndarray], state: mil.State, watch: mil.Watch | None = None
+    ) -> dict[str, np.ndarray]:
+        """One prediction; changes `state`. `watch` is told every operation and its outputs."""
+        return mil.execute(self._plan, inputs, state, watch)
 
 
 def digest(value: np.ndarray) -> tuple[str, tuple[int, ...], bytes]:

@@ -49,7 +49,7 @@ class Gemma3Stateful(nn.Module):
         self.scale = Scale(self.hidden_size**0.5)
         self.layers = nn.ModuleList(Layer(config, i) for i in range(len(self.kinds)))
         self.norm, self.store = Norm(self.hidden_size, float(config["rms_norm_eps"])), Store()
-        self.head = Linear(self.hidden_size, self.vocab_size)
+        self.head, self.unscale = Linear(self.hidden_size, self.vocab_size), Scale(1.0)
         for name, base in (("global", config["rope_theta"]), ("local", config["rope_local_base_freq"])):
             angles = torch.arange(capacity)[:, None] * rope_frequencies(float(base), head_dim)
             self.register_buffer(f"cos_{name}", angles.cos().float(), persistent=False)
@@ -78,7 +78,8 @@ class Gemma3Stateful(nn.Module):
         x = self.scale(self.embed(input_ids))
         for i, (layer, local) in enumerate(zip(self.layers, self.kinds, strict=True)):
             x = layer(x, turns[local], near if local else past, _Slot(self, i, start, end))
-        return self.head(self.norm(x[0, rows]))
+        logits = self.head(self.norm(x[0, rows]))
+        return logits if self.unscale.factor == 1 else self.unscale(logits)
 
     def load(self, weights: dict[str, torch.Tensor]) -> Gemma3Stateful:
         """Copy a Hugging Face checkpoint's tensors in, in float32. Raises `UserError` for one missing or misshapen."""
@@ -104,10 +105,20 @@ class Gemma3Stateful(nn.Module):
                 self.head.weight = self.embed.weight
         return self.eval()
 
+    @property
+    def tied(self) -> bool:
+        """Whether the head is the embedding, the same weights."""
+        return self.head.weight is self.embed.weight
+
     def reset(self) -> None:
         """Zero the cache, as Core ML hands it out."""
         for name in self.states:
             getattr(self, name).zero_()
+
+    def cache_in(self, dtype: torch.dtype) -> None:
+        """Make an empty cache of `dtype`: float16 as Core ML has it, float32 to see what that cannot hold."""
+        for name in self.states:
+            setattr(self, name, torch.zeros_like(getattr(self, name), dtype=dtype))
 
 
 class Norm(nn.Module):
@@ -123,7 +134,7 @@ class Norm(nn.Module):
 
 
 class Scale(nn.Module):
-    """Times a constant: enters the residual stream."""
+    """Times a constant: into the residual stream, the queries, and out of logits that a rescaling made smaller."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
@@ -243,10 +254,11 @@ class _Slot:
         return self._one("keys", k), self._one("values", v)
 
     def _one(self, name: str, new: torch.Tensor) -> torch.Tensor:
-        first = new.half()
+        dtype = getattr(self._net, name).dtype
+        first = new.to(dtype)
         out = self._store(name, first)
         if self._net.exact:
-            out = out + self._store(f"{name}_rest", (new - first.float()).half())
+            out = out + self._store(f"{name}_rest", (new - first.float()).to(dtype))
         return out
 
     def _store(self, name: str, new: torch.Tensor) -> torch.Tensor:
