@@ -6,8 +6,6 @@ from what the machine can read and multiply (`bench.predict`) and told before an
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,24 +14,22 @@ from typing import Any, Final
 
 from bench import shape_page, shape_report
 from bench.answering import LabelledRun
-from bench.fleet import Fleet, Member
-from bench.folder import check_out, reserved
+from bench.fleet import Fleet, Member, open_all
+from bench.folder import check_out, workplace, write_json, write_lines
 from bench.judging import answers
-from bench.machine import describe
 from bench.peer import kind_of
-from bench.peers import PeerRun, Wanted, _drop_empty, _equip_peer, _judge_timed, _open, contenders
+from bench.peers import PeerRun, Wanted, _equip_peer, _judge_timed, contenders
 from bench.predict import predicted, rates_for, weight_bytes
 from bench.records import Run, Settings
-from bench.report import Context, git_state, samples
+from bench.report import git_state, samples
 from bench.run import JUDGING, MEASURING, Bench, Outcome, _equip
 from bench.screen import Screen
 from bench.shape_making import Artifacts, Machine, dry_passes, exported, made_checkpoint, probe, trimmed_checkpoint
 from bench.shapes import Shape
 from bench.suites import Suite, load_files
-from bench.timing import timing
+from bench.timing import latency
 from bench.variants import Missing, choose
 from configs import path as config
-from export.atomic import staged
 from router.toolset_load import load_toolset
 from runtimes.artifact import Artifact, sha256_file
 from runtimes.base import default_threads
@@ -87,11 +83,9 @@ def shape(
     toolset = load_toolset(settings.toolset)
     suite = fixed_cases(settings)
     runs = chosen(settings, asked)
-    with reserved(out, started, git_state()[0]) as folder, staged(folder) as staging:
-        logs, scratch = staging / "logs", staging / "scratch"
-        logs.mkdir()
-        scratch.mkdir()
-        bench = Bench(settings, toolset, suite, screen, runs, scratch, logs, deadline=clock + settings.budget_s)
+    with workplace(out, started, git_state()[0]) as place:
+        bench = Bench(settings, toolset, suite, screen, runs, place.scratch, place.logs)
+        bench.deadline = clock + settings.budget_s
         screen.say(
             f"{asked.shape.name}, {asked.shape.parameters / 1e6:,.1f}M random weights, on toolset {toolset.name}: "
             f"{len(runs)} runs, {len(suite.cases)} fixed calls, about {settings.budget_s / 60:.0f} minutes at most"
@@ -111,17 +105,12 @@ def shape(
             lambda: _predict(bench, asked, machine),
         )
         bench.deadline = max(bench.deadline, time.monotonic() + MEASURING * settings.budget_s)
-        with Fleet(logs, settings) as fleet:
+        with Fleet(place.logs, settings) as fleet:
             _measure(bench, fleet)
-        shutil.rmtree(scratch, ignore_errors=True)
-        context = Context(
-            settings=settings, suite=suite, toolset=toolset.name, toolset_sha256=toolset.sha256, model=model,
-            machine=describe(), started=started, finished=datetime.now(UTC), blocks=bench.blocks,
-            stages_s=bench.stages_s,
-        )  # fmt: skip
+        context = bench.context(model, started)
         report = shape_report.build(context, runs, asked.shape, told, masked=asked.masked)
-        _write(staging, report, bench)
-    return Outcome(report, folder)
+        _write(place.staging, report, bench)
+    return Outcome(report, place.target)
 
 
 def chosen(settings: Settings, asked: Asked) -> list[Run]:
@@ -213,7 +202,7 @@ def _predict(bench: Bench, asked: Asked, machine: Machine | None) -> shape_repor
 
 def _measure(bench: Bench, fleet: Fleet) -> None:
     members = bench.stage(
-        3, STAGES, "Open", "one process for each; load, then a first request", lambda: _open(bench, fleet)
+        3, STAGES, "Open", "one process for each; load, then a first request", lambda: open_all(bench, fleet)
     )
     deadline = time.monotonic() + bench.left * JUDGING
     bench.stage(
@@ -225,13 +214,7 @@ def _measure(bench: Bench, fleet: Fleet) -> None:
     )
     _check(bench, members)
     alive = [member for member in members if member.alive]
-    bench.stage(
-        5,
-        STAGES,
-        "Latency",
-        "turns in shuffled blocks; this machine should be left alone now",
-        lambda: timing(bench, alive),
-    )
+    latency(bench, 5, STAGES, alive)
     for member in alive:
         _judge_timed(bench, member.run)
     _check(bench, alive)
@@ -254,9 +237,6 @@ def _ours(run: Run) -> bool:
 
 def _write(folder: Path, report: dict[str, Any], bench: Bench) -> None:
     shape_report.validate(report)
-    (folder / "shape.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / "shape.json", report)
     (folder / "shape.md").write_text(shape_page.render(report), encoding="utf-8")
-    with (folder / "samples.jsonl").open("w", encoding="utf-8") as file:
-        for line in samples(bench.runs, bench.suite):
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    _drop_empty(sorted((folder / "logs").iterdir()))
+    write_lines(folder / "samples.jsonl", samples(bench.runs, bench.suite))

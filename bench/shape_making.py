@@ -5,12 +5,12 @@ Whatever is heavy is done in a process of its own.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from bench.folder import write_cases
 from bench.forced import BlankModel, ForcedRouted
 from bench.machine import load_average
 from bench.predict import Size, sizes_of
@@ -137,6 +137,5 @@ def trimmed_checkpoint(
     if entries <= tokens:
         smaller = replace(shape, name=f"{shape.name}-{tokens}", vocab=tokens)
         return made_checkpoint(bench, smaller, tokenizer)
-    cases = bench.scratch / "trim-cases.jsonl"
-    cases.write_text("".join(json.dumps(case.to_dict()) + "\n" for case in bench.suite.cases), encoding="utf-8")
+    cases = write_cases(bench.scratch / "trim-cases.jsonl", bench.suite.cases)
     return made_checkpoint(bench, shape, tokenizer, Trim((ENGLISH, str(cases)), tokens))
