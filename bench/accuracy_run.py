@@ -13,13 +13,13 @@ from bench.accuracy_cases import Subject, subject, wanted
 from bench.accuracy_page import render
 from bench.accuracy_plot import draw
 from bench.answering import LabelledRun, Provided, ask, check_runs_here, exportable, provide
-from bench.folder import write_json, write_lines
+from bench.folder import write_lines
 from bench.machine import describe
 from bench.records import Settings, Variant
 from bench.report import samples
 from bench.screen import Screen
 from bench.suites import Suite
-from export.atomic import staged
+from export.atomic import staged, write_json
 from router.toolset import Toolset
 from runtimes.errors import UserError
 

@@ -6,16 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from bench.command import (
-    FULL,
-    QUICK,
-    add_run_options,
-    ended_by_sigterm,
-    out_asked,
-    screen_for,
-    settings_asked,
-    tell_files,
-)
+from bench import command
 from export.trim_options import add_trim_options, trim_asked
 from runtimes.console import Parser, run
 from runtimes.errors import UserError
@@ -76,15 +67,17 @@ def all_runtimes(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
     from bench.run import all_runtimes
 
-    out = out_asked(options.out)
-    effort = QUICK if options.quick else FULL
-    settings = settings_asked(options, "all-runtimes", argv, effort, budget="--budget", trim=trim_asked(options))
-    screen = screen_for(options.json)
-    with ended_by_sigterm():
+    out = command.out_asked(options.out)
+    effort = command.QUICK if options.quick else command.FULL
+    settings = command.settings_asked(
+        options, "all-runtimes", argv, effort, budget="--budget", trim=trim_asked(options)
+    )
+    screen = command.screen_for(options.json)
+    with command.ended_by_sigterm():
         outcome = all_runtimes(settings, screen, out=out)
     screen.say()
     screen.tables(outcome.report)
-    tell_files(screen, outcome.folder, FILES, outcome.report, as_json=options.json)
+    command.tell_files(screen, outcome.folder, FILES, outcome.report, as_json=options.json)
     return 1 if any(run["status"] == "failed" for run in outcome.report["runs"]) else 0
 
 
@@ -110,8 +103,8 @@ def _parser() -> Parser:
     add("--suite", default="default", metavar="NAME", help="default, or release for the published figures")
     add("--cases", metavar="FILE", help="cases from a JSONL file instead of a suite")
     add_trim_options(parser)
-    add_run_options(
-        parser, FULL, QUICK, budget="--budget",
+    command.add_run_options(
+        parser, command.FULL, command.QUICK, budget="--budget",
         fewer="a fixed part of the cases, one 32-bit and one 8-bit variant of each",
     )  # fmt: skip
     return parser

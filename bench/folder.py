@@ -46,11 +46,6 @@ def workplace(out: Path | None, started: datetime, commit: str | None) -> Iterat
         _drop_empty(place.logs)
 
 
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """A report, one value a line, so that two can be compared line by line."""
-    path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """JSON lines, written one by one as they come."""
     with path.open("w", encoding="utf-8") as out:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from bench.answering import LabelledRun, Provided, check_runs_here, exportable, provide
 from bench.answering import ask as answer
-from bench.folder import write_json, write_lines
+from bench.folder import write_lines
 from bench.lift import build, validate
 from bench.lift_page import draw, render, write_csv
 from bench.lift_sides import ANSWERS, Label, Side, from_report, from_run, read_report
@@ -20,7 +20,7 @@ from bench.records import MODES, Mode, Settings, Variant
 from bench.screen import Screen
 from bench.suites import Suite, load_files, load_suite, subset
 from bench.variants import choose
-from export.atomic import staged
+from export.atomic import staged, write_json
 from router.toolset import Toolset
 from router.toolset_load import load_json, load_toolset
 from runtimes import FORMATS, runtime

@@ -13,7 +13,7 @@ from typing import Any, Final
 from bench import peer_server, peers_page, peers_plot, peers_report
 from bench.answering import LabelledRun, exportable
 from bench.fleet import Fleet, open_all
-from bench.folder import check_out, workplace, write_json, write_lines
+from bench.folder import check_out, workplace, write_lines
 from bench.judging import answers
 from bench.metrics import judge
 from bench.peer import PEERS, kind_of, module_of
@@ -25,6 +25,7 @@ from bench.run import JUDGING, MEASURING, Bench, Outcome, _equip, _export, _mode
 from bench.screen import Screen
 from bench.timing import latency
 from bench.variants import Missing, choose
+from export.atomic import write_json
 from router.toolset_load import load_toolset
 from runtimes.artifact import Artifact
 from runtimes.base import default_threads

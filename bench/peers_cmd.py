@@ -5,18 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from textwrap import fill
 
-from bench.command import (
-    FULL,
-    QUICK,
-    add_run_options,
-    ended_by_sigterm,
-    names,
-    out_asked,
-    screen_for,
-    settings_asked,
-    show,
-    tell_files,
-)
+from bench import command
 from bench.peer import PEERS
 from runtimes.console import Parser
 
@@ -39,14 +28,14 @@ def main(argv: Sequence[str]) -> int:
     from bench.peers import Wanted, peers
     from bench.peers_page import EXPENDABLE, LEGEND, tables
 
-    out = out_asked(options.out)
-    settings = settings_asked(options, "peers", argv, QUICK if options.quick else FULL)
-    wanted = Wanted(names(options.peers), options.llama_server, options.baseline)
-    screen = screen_for(options.json)
-    with ended_by_sigterm():
+    out = command.out_asked(options.out)
+    settings = command.settings_asked(options, "peers", argv, command.QUICK if options.quick else command.FULL)
+    wanted = Wanted(command.names(options.peers), options.llama_server, options.baseline)
+    screen = command.screen_for(options.json)
+    with command.ended_by_sigterm():
         outcome = peers(settings, wanted, screen, out=out)
-    show(screen, tables(outcome.report), EXPENDABLE, LEGEND)
-    tell_files(screen, outcome.folder, FILES, outcome.report, as_json=options.json)
+    command.show(screen, tables(outcome.report), EXPENDABLE, LEGEND)
+    command.tell_files(screen, outcome.folder, FILES, outcome.report, as_json=options.json)
     return 1 if any(one["status"] == "failed" for one in outcome.report["contenders"]) else 0
 
 
@@ -80,5 +69,11 @@ def _parser() -> Parser:
     add("--variants", metavar="A,B", help=_VARIANTS)
     add("--baseline", metavar="NAME", help="contender that all are compared with (default: ours of the same precision)")
     add("--llama-server", metavar="PATH", help="the program (default: the one on PATH)")
-    add_run_options(parser, FULL, QUICK, plugins="runtimes or peers", fewer="a fixed part of the cases, fewer requests")
+    command.add_run_options(
+        parser,
+        command.FULL,
+        command.QUICK,
+        plugins="runtimes or peers",
+        fewer="a fixed part of the cases, fewer requests",
+    )
     return parser

@@ -5,18 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from bench.command import (
-    Effort,
-    add_run_options,
-    ended_by_sigterm,
-    names,
-    out_asked,
-    positive,
-    screen_for,
-    settings_asked,
-    show,
-    tell_files,
-)
+from bench import command
 from bench.plugins import load_plugins
 from export.trim_options import add_trim_options, trim_asked
 from runtimes.console import Parser
@@ -29,7 +18,7 @@ FILES = (
     ("samples.jsonl", "every answer with its verdict, every timed request"),
     ("logs/", "what the processes wrote"),
 )
-FULL: Final = Effort(requests=240, blocks=12, budget_s=600)
+FULL: Final = command.Effort(requests=240, blocks=12, budget_s=600)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,27 +27,29 @@ def main(argv: Sequence[str]) -> int:
     from bench.quantization_page import EXPENDABLE, LEGEND, advice, tables
     from bench.quantization_run import Asked, quantization
 
-    out = out_asked(options.out)
-    load_plugins(names(options.plugin))
+    out = command.out_asked(options.out)
+    load_plugins(command.names(options.plugin))
     if options.lose < 0:
         raise UserError(f"--lose: {options.lose:g} is negative; give the points of exact that may be lost, 0 or more")
-    formats = names(options.formats)
-    settings = settings_asked(options, "quantization", argv, FULL, suite=options.suite or "", trim=trim_asked(options))
+    formats = command.names(options.formats)
+    settings = command.settings_asked(
+        options, "quantization", argv, FULL, suite=options.suite or "", trim=trim_asked(options)
+    )
     asked = Asked(
         formats=formats or Asked.formats,
         types=types_asked(options.types, formats or Asked.formats),
-        most=positive(options.grid, "--grid") or Asked.most,
+        most=command.positive(options.grid, "--grid") or Asked.most,
         lose=float(options.lose),
-        limit=positive(options.limit, "--limit"),
-        timed=positive(options.timed, "--timed") or Asked.timed,
+        limit=command.positive(options.limit, "--limit"),
+        timed=command.positive(options.timed, "--timed") or Asked.timed,
     )
-    screen = screen_for(options.json)
-    with ended_by_sigterm():
+    screen = command.screen_for(options.json)
+    with command.ended_by_sigterm():
         outcome = quantization(settings, asked, screen, out=out)
-    show(screen, tables(outcome.report), EXPENDABLE, LEGEND)
+    command.show(screen, tables(outcome.report), EXPENDABLE, LEGEND)
     for line in advice(outcome.report):
         screen.say(f"  {line}")
-    tell_files(screen, outcome.folder, FILES, outcome.report, as_json=options.json)
+    command.tell_files(screen, outcome.folder, FILES, outcome.report, as_json=options.json)
     candidates = [one for entry in outcome.report["formats"] for one in entry["candidates"]]
     return 1 if any(one["status"] == "failed" for one in candidates) else 0
 
@@ -66,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
 def types_asked(text: str | None, formats: Sequence[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """What ``--types q8_0,q4_0`` or ``gguf:q8_0,gguf:q4_0,onnx:int8`` says, by format. Raises `UserError`."""
     found: dict[str, list[str]] = {}
-    for entry in names(text):
+    for entry in command.names(text):
         fmt, colon, name = entry.rpartition(":")
         if not colon and len(formats) > 1:
             raise UserError(f"--types {entry}: say of which format, as in {formats[0]}:{entry}")
@@ -118,5 +109,5 @@ def _parser() -> Parser:
     add("--timed", type=int, metavar="N", help="mixes of a format that are timed, a process each (default: 12)")
     add("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, metal, ... (default: auto)")
     add_trim_options(parser)
-    add_run_options(parser, FULL, spent="for the timed requests of all", cache="exports and answers")
+    command.add_run_options(parser, FULL, spent="for the timed requests of all", cache="exports and answers")
     return parser

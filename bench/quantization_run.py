@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from bench.answering import ask, check_runs_here
 from bench.fleet import Fleet, Member, try_open
-from bench.folder import check_out, workplace, write_cases, write_json, write_lines
+from bench.folder import check_out, workplace, write_cases, write_lines
 from bench.quantization import Candidate, Search, build, compare, loses, validate
 from bench.quantization_answers import keep, path_of, restore
 from bench.quantization_page import render
@@ -25,6 +25,7 @@ from bench.suites import Suite, load_files, load_suite, subset
 from bench.timing import latency
 from bench.variants import Missing, export, made_from, merge
 from configs import path as config
+from export.atomic import write_json
 from export.base import Checkpoint
 from export.mixed import Mix, Scheme, name_of, parse
 from export.pipeline import exporter, quant_of, scheme_of

@@ -11,7 +11,7 @@ from typing import Any
 
 from bench import report as reports
 from bench.fleet import Fleet, Member, try_open
-from bench.folder import check_out, workplace, write_cases, write_json, write_lines
+from bench.folder import check_out, workplace, write_cases, write_lines
 from bench.judging import agreement, answers
 from bench.machine import describe
 from bench.markdown import render
@@ -21,6 +21,7 @@ from bench.screen import Screen
 from bench.suites import Suite, load_files, load_suite, subset
 from bench.timing import latency, speeds
 from bench.variants import REFERENCE, Missing, choose, export, made_from, merge
+from export.atomic import write_json
 from router.toolset import Toolset
 from router.toolset_load import load_toolset
 from runtimes import runtime

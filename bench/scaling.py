@@ -17,7 +17,7 @@ from typing import Any, Final
 from bench import scaling_page, scaling_plot, scaling_report
 from bench.answering import LabelledRun
 from bench.fleet import Fleet, open_all
-from bench.folder import check_out, workplace, write_json, write_lines
+from bench.folder import check_out, workplace, write_lines
 from bench.judging import answers
 from bench.records import Run, Settings, Variant
 from bench.report import git_state
@@ -30,6 +30,7 @@ from bench.shapes import Shape, changed, of_config
 from bench.suites import Suite, digest
 from bench.timing import timing
 from bench.variants import Missing, choose, merge
+from export.atomic import write_json
 from router.tokenizer import RouterTokenizer
 from router.toolset import to_dict
 from router.toolset_load import load_toolset

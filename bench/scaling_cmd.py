@@ -5,17 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from bench.command import (
-    Effort,
-    add_run_options,
-    ended_by_sigterm,
-    names,
-    out_asked,
-    screen_for,
-    settings_asked,
-    show,
-    tell_files,
-)
+from bench import command
 from bench.scaling_points import QUICK_SIZES, SIZES, SWEEPS, Sweep
 from bench.shape_cmd import add_forced_options, tokenizer_asked
 from bench.shapes import Shape, add_shape_options, any_size_asked, shape_asked
@@ -29,8 +19,8 @@ FILES = (
     ("samples.jsonl", "every timed request"),
     ("logs/", "what the processes wrote"),
 )
-QUICK: Final = Effort(requests=40, blocks=8, budget_s=300)
-FULL: Final = Effort(requests=200, blocks=20, budget_s=2400)
+QUICK: Final = command.Effort(requests=40, blocks=8, budget_s=300)
+FULL: Final = command.Effort(requests=200, blocks=20, budget_s=2400)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -40,24 +30,24 @@ def main(argv: Sequence[str]) -> int:
     from bench.scaling import Asked, scaling
     from bench.scaling_page import EXPENDABLE, LEGEND, law, tables
 
-    out = out_asked(options.out)
-    load_plugins(names(options.plugin))
+    out = command.out_asked(options.out)
+    load_plugins(command.names(options.plugin))
     shape = _shape(options)
-    settings = settings_asked(options, "scaling", argv, QUICK if options.quick else FULL)
+    settings = command.settings_asked(options, "scaling", argv, QUICK if options.quick else FULL)
     sizes = QUICK_SIZES if options.quick else SIZES
     asked = Asked(
         {sweep: sizes[sweep] for sweep in _sweeps(options.sweeps)}, shape, tokenizer_asked(options.tokenizer),
         options.always_mask,
     )  # fmt: skip
-    screen = screen_for(options.json)
-    with ended_by_sigterm():
+    screen = command.screen_for(options.json)
+    with command.ended_by_sigterm():
         outcome = scaling(settings, asked, screen, out=out)
-    show(screen, tables(outcome.report), EXPENDABLE)
+    command.show(screen, tables(outcome.report), EXPENDABLE)
     for sweep in outcome.report["sweeps"]:
         for one in sweep["variants"]:
             screen.say(f"{sweep['sweep']}: {law(sweep, one)}")
     screen.say(LEGEND)
-    tell_files(screen, outcome.folder, FILES, outcome.report, as_json=options.json)
+    command.tell_files(screen, outcome.folder, FILES, outcome.report, as_json=options.json)
     return 1 if any(one["status"] == "failed" for s in outcome.report["sweeps"] for one in s["variants"]) else 0
 
 
@@ -76,7 +66,7 @@ def _shape(options: object) -> Shape | None:
 
 def _sweeps(text: str | None) -> tuple[Sweep, ...]:
     """The sweeps named, or all. Raises `UserError` for an unknown one."""
-    asked = names(text)
+    asked = command.names(text)
     for name in asked:
         if name not in SWEEPS:
             raise UserError(f"--sweeps: unknown sweep {name!r}; there are {', '.join(SWEEPS)}")
@@ -105,7 +95,7 @@ def _parser() -> Parser:
     add("--variants", metavar="A,B", help="artifacts that are measured (default: gguf-q8_0, onnx-int8)")
     add_forced_options(parser)
     add("--device", default="cpu", metavar="DEVICE", help="cpu, cuda, metal, ... (default: cpu)")
-    add_run_options(
+    command.add_run_options(
         parser, FULL, QUICK, each="at every size", spent="for all sweeps", cache="weights and exports",
         fewer="fewer sizes and requests, less time",
     )  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any, Final
 from bench import shape_page, shape_report
 from bench.answering import LabelledRun
 from bench.fleet import Fleet, Member, open_all
-from bench.folder import check_out, workplace, write_json, write_lines
+from bench.folder import check_out, workplace, write_lines
 from bench.judging import answers
 from bench.peer import kind_of
 from bench.peers import PeerRun, Wanted, _equip_peer, _judge_timed, contenders
@@ -30,6 +30,7 @@ from bench.suites import Suite, load_files
 from bench.timing import latency
 from bench.variants import Missing, choose
 from configs import path as config
+from export.atomic import write_json
 from router.toolset_load import load_toolset
 from runtimes.artifact import Artifact, sha256_file
 from runtimes.base import default_threads

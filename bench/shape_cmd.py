@@ -7,17 +7,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Final
 
-from bench.command import (
-    Effort,
-    add_run_options,
-    ended_by_sigterm,
-    names,
-    out_asked,
-    screen_for,
-    settings_asked,
-    show,
-    tell_files,
-)
+from bench import command
 from bench.shapes import PRESETS, add_shape_options, shape_asked
 from runtimes.console import Parser
 from runtimes.errors import UserError
@@ -28,8 +18,8 @@ FILES = (
     ("samples.jsonl", "every call that was taken, every timed request"),
     ("logs/", "what the processes wrote"),
 )
-QUICK: Final = Effort(requests=96, blocks=8, budget_s=250)
-FULL: Final = Effort(requests=480, blocks=20, budget_s=1500)
+QUICK: Final = command.Effort(requests=96, blocks=8, budget_s=250)
+FULL: Final = command.Effort(requests=480, blocks=20, budget_s=1500)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,21 +29,21 @@ def main(argv: Sequence[str]) -> int:
     from bench.shape import Asked, shape
     from bench.shape_page import EXPENDABLE, LEGEND, tables
 
-    out = out_asked(options.out)
-    load_plugins(names(options.plugin))
-    settings = settings_asked(options, "shape", argv, QUICK if options.quick else FULL, model=options.shape)
+    out = command.out_asked(options.out)
+    load_plugins(command.names(options.plugin))
+    settings = command.settings_asked(options, "shape", argv, QUICK if options.quick else FULL, model=options.shape)
     asked = Asked(
         shape_asked(options.shape, options),
         tokenizer=tokenizer_asked(options.tokenizer),
         trim_tokens=options.trim_tokens,
-        peers=None if options.peers is None else names(options.peers),
+        peers=None if options.peers is None else command.names(options.peers),
         masked=options.always_mask,
     )
-    screen = screen_for(options.json)
-    with ended_by_sigterm():
+    screen = command.screen_for(options.json)
+    with command.ended_by_sigterm():
         outcome = shape(settings, asked, screen, out=out)
-    show(screen, tables(outcome.report), EXPENDABLE, LEGEND)
-    tell_files(screen, outcome.folder, FILES, outcome.report, as_json=options.json)
+    command.show(screen, tables(outcome.report), EXPENDABLE, LEGEND)
+    command.tell_files(screen, outcome.folder, FILES, outcome.report, as_json=options.json)
     return 1 if any(one["status"] == "failed" for one in outcome.report["runs"]) else 0
 
 
@@ -106,7 +96,9 @@ def _parser() -> Parser:
         "--variants", metavar="A,B", help="only these artifacts (default: of every runtime one of 32 bits and one of 8)"
     )
     add("--device", default="cpu", metavar="DEVICE", help="cpu, cuda, metal, ... (default: cpu; MLX: where it runs)")
-    add_run_options(parser, FULL, QUICK, cache="weights and exports, a gigabyte for 270M,", plugins="runtimes or peers")
+    command.add_run_options(
+        parser, FULL, QUICK, cache="weights and exports, a gigabyte for 270M,", plugins="runtimes or peers"
+    )
     return parser
 
 

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench.folder import write_json, write_lines
+from bench.folder import write_lines
 from bench.machine import describe
 from bench.metrics import Verdict, judge, summarize
 from bench.page import section, told_calls
 from bench.records import MODES
 from bench.report import git_state
 from bench.tables import Table, percent
-from export.atomic import staged
+from export.atomic import staged, write_json
 from router.cases import Case
 from router.core import Router
 from router.toolset import Call, Toolset

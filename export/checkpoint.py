@@ -58,6 +58,16 @@ def open_checkpoint(folder: str | Path, *, name: str | None = None) -> Checkpoin
     return Checkpoint(folder, name or folder.name, digest.hexdigest(), config)
 
 
+def find_made(target: Path, name: str, record: str) -> Checkpoint | None:
+    """The checkpoint at `target` if it is whole: its hash, computed again, is the one in the file called `record`."""
+    try:
+        known = read_json(target / record)
+        found = open_checkpoint(target, name=name)
+    except (UserError, OSError):
+        return None
+    return found if found.sha256 == known.get("sha256") else None
+
+
 def locate(model: str | Path, *, adapter: str | Path | None = None, toolset: str | None = None) -> Parts:
     """Find the base and the adapter that `model` means.
 
