@@ -19,7 +19,7 @@ from bench.folder import check_out, workplace, write_lines
 from bench.judging import answers
 from bench.peer import kind_of
 from bench.peers import PeerRun, Wanted, _equip_peer, _judge_timed, contenders
-from bench.predict import predicted, rates_for, weight_bytes
+from bench.predict import few_limit, predicted, rates_for, weights_of
 from bench.records import Run, Settings
 from bench.report import git_state, samples
 from bench.run import JUDGING, MEASURING, Bench, Outcome, _equip
@@ -185,18 +185,21 @@ def _predict(bench: Bench, asked: Asked, machine: Machine | None) -> shape_repor
     weights, dry = {}, {}
     for run in runs:
         assert run.artifact is not None
-        weights[run.name] = weight_bytes(run.artifact)
-        key = sha256_file(run.artifact.tokenizer)
+        weights[run.name] = own = weights_of(run.artifact, run.variant)
+        key = sha256_file(run.artifact.tokenizer), few_limit(run.artifact, own)
         if key not in dry:
-            dry[key] = dry_passes(run.artifact, bench)
+            dry[key] = dry_passes(run.artifact, bench, key[1])
         told.passes[run.name] = dry[key]
-    found = machine or probe(asked.shape, weights.values(), bench.settings.threads or 1, bench.logs)
+    sizes = set().union(*(own.reads for own in weights.values()))
+    found = machine or probe(asked.shape, sizes, bench.settings.threads or 1, bench.logs)
     told.machine = found
     for run in runs:
         assert run.artifact is not None
-        rates = rates_for(run.variant, found.bandwidth(weights[run.name]), found.ops_s)
-        own = replace(asked.shape, vocab=run.artifact.vocab_size)
-        told.predicted[run.name] = predicted(own, told.passes[run.name], run.variant, weights[run.name], rates)
+        own = weights[run.name]
+        reading, less = found.bandwidth(own.total), found.bandwidth(own.total - own.output)
+        cut = replace(asked.shape, vocab=run.artifact.output_rows)
+        rates = rates_for(run.variant, reading, found.ops_s, less)
+        told.predicted[run.name] = predicted(cut, told.passes[run.name], run.variant, own, rates)
     bench.screen.table(shape_page.prediction(told))
     return told
 

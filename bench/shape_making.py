@@ -49,10 +49,13 @@ class Machine:
         return self.bytes_s[min(fitting) if fitting else max(self.bytes_s)]
 
 
-def dry_passes(artifact: Artifact, bench: Bench) -> dict[str, list[Size]]:
-    """Case -> the passes that its gold calls take on an artifact's tokenizer, worked out without a model."""
+def dry_passes(artifact: Artifact, bench: Bench, few: int) -> dict[str, list[Size]]:
+    """Case -> the passes that its gold calls take on an artifact's tokenizer, worked out without a model.
+
+    `few`: up to how many ids are asked for alone.
+    """
     tokenizer = RouterTokenizer.load(artifact.tokenizer, wire_format(artifact.wire))
-    blank = BlankModel(artifact.vocab_size, artifact.context_length)
+    blank = BlankModel(artifact.vocab_size, artifact.context_length, few)
     routed = ForcedRouted(blank, tokenizer, bench.toolset)
     routed.limit_to(bench.suite.cases)
     return {case.id: sizes_of(routed.passes_of(case)[1]) for case in bench.suite.cases}

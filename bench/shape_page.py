@@ -151,7 +151,9 @@ def _probe(report: dict[str, Any]) -> str:
 
 
 def _passes(sizes: list[Size]) -> str:
-    return f"{len(sizes)} of {', '.join(str(size.tokens) for size in sizes)} tokens"
+    few = sum(size.ids is not None for size in sizes)
+    told = f"{len(sizes)} of {', '.join(str(size.tokens) for size in sizes)} tokens"
+    return f"{told}; {few} over few ids" if few else told
 
 
 def _factor(value: float | None) -> str:
@@ -173,4 +175,5 @@ _METHOD: Final = """## How this was measured
   shuffled blocks. {warmup} warm-up requests, then up to {requests} timed ones, fewer where the time budget did not
   reach (n). Percentiles: {percentiles}.
 - The prediction: for every pass the longer of reading weights and cached keys and values at the measured bandwidth, and
-  of its operations at the measured rate; formulas in bench/predict.py. It knows nothing of any runtime."""
+  of its operations at the measured rate; formulas in bench/predict.py. Of a runtime it knows whether it multiplies in
+  int8, and whether it computes the logits of few ids alone where the grammar leaves few."""
