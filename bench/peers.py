@@ -21,7 +21,7 @@ from bench.plugins import load_plugins
 from bench.process import LOADING_S, WorkerFailure, WorkerProcess
 from bench.records import Answer, Run, Settings, Variant
 from bench.report import git_state, samples
-from bench.run import JUDGING, MEASURING, Bench, Outcome, _equip, _export, _model_of, _suite
+from bench.run import JUDGING, MEASURING, Bench, Outcome, equip, export_all, model_of, suite_asked
 from bench.screen import Screen
 from bench.timing import latency
 from bench.variants import Missing, choose
@@ -77,7 +77,7 @@ def peers(
     load_plugins(settings.plugins)
     runs = contenders(settings, wanted)
     toolset = load_toolset(settings.toolset)
-    suite = _suite(settings, toolset)
+    suite = suite_asked(settings, toolset)
     with workplace(out, started, git_state()[0]) as place:
         bench = Bench(settings, toolset, suite, screen, runs, place.scratch, place.logs)
         bench.deadline = clock + settings.budget_s
@@ -127,19 +127,19 @@ def _provide(bench: Bench, wanted: Wanted, artifacts: dict[str, Artifact | Missi
     bench.screen.stage(1, STAGES, "Export", "what is missing; the rest is taken from the cache")
     if artifacts is None:
         sources = [run.source if isinstance(run, PeerRun) else run.variant for run in bench.runs]
-        artifacts, model = _export(bench, list(dict.fromkeys(sources)))
+        artifacts, model = export_all(bench, list(dict.fromkeys(sources)))
     else:
-        model = _model_of(artifacts)
+        model = model_of(artifacts)
     for run in bench.runs:
         if isinstance(run, PeerRun):
-            _equip_peer(bench, run, wanted, artifacts.get(run.source.artifact, Missing("there is none", True)))
+            equip_peer(bench, run, wanted, artifacts.get(run.source.artifact, Missing("there is none", True)))
         else:
-            _equip(bench, run, artifacts.get(run.variant.artifact, Missing("there is no artifact of it", True)))
+            equip(bench, run, artifacts.get(run.variant.artifact, Missing("there is no artifact of it", True)))
     bench.stages_s["export"] = time.monotonic() - begun
     return model
 
 
-def _equip_peer(bench: Bench, run: PeerRun, wanted: Wanted, made: Artifact | Missing) -> None:
+def equip_peer(bench: Bench, run: PeerRun, wanted: Wanted, made: Artifact | Missing) -> None:
     """Give a peer what it opens, or its reason for not running here."""
     settings, screen = bench.settings, bench.screen
     module = module_of(kind_of(run.peer))
@@ -192,10 +192,10 @@ def _measure(bench: Bench, fleet: Fleet) -> None:
     latency(bench, 4, STAGES, alive)
     for run in bench.runs:
         if isinstance(run, PeerRun):
-            _judge_timed(bench, run)
+            judge_timed(bench, run)
 
 
-def _judge_timed(bench: Bench, run: Run) -> None:
+def judge_timed(bench: Bench, run: Run) -> None:
     """Answers that came on the clock, for cases that the time for accuracy did not reach."""
     cases = {case.id: case for case in bench.suite.cases}
     known = run.answers["grammar"]

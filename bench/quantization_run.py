@@ -19,7 +19,7 @@ from bench.quantization_plot import draw
 from bench.quantization_search import Tried, descend, grid, types_of
 from bench.records import Run, Settings, Variant
 from bench.report import git_state, samples
-from bench.run import Bench, Outcome, _model_of
+from bench.run import Bench, Outcome, model_of
 from bench.screen import Screen
 from bench.suites import Suite, load_files, load_suite, subset
 from bench.timing import latency
@@ -93,7 +93,7 @@ def quantization(
             provider, model = _exporter(bench)
         else:
             known = artifacts
-            provider, model = lambda _: known, _model_of(dict(artifacts))
+            provider, model = lambda _: known, model_of(dict(artifacts))
         searches = bench.stage(
             1, STAGES, "Search", "each mix exported and asked the cases; what is kept is not asked again",
             lambda: [_search(bench, asked, scheme, types[fmt], provider) for fmt, scheme in schemes.items()],

@@ -100,7 +100,7 @@ def all_runtimes(
     if out is not None:
         check_out(out)
     toolset = load_toolset(settings.toolset)
-    suite = _suite(settings, toolset)
+    suite = suite_asked(settings, toolset)
     variants = choose(settings, emulated="always")
     with workplace(out, started, reports.git_state()[0]) as place:
         bench = Bench(settings, toolset, suite, screen, [Run(v) for v in variants], place.scratch, place.logs)
@@ -116,7 +116,8 @@ def all_runtimes(
     return Outcome(report, place.target)
 
 
-def _suite(settings: Settings, toolset: Toolset) -> Suite:
+def suite_asked(settings: Settings, toolset: Toolset) -> Suite:
+    """The cases of a file, or of the suite that is named; of them a part with ``--quick``. Raises `UserError`."""
     if settings.cases is not None:
         suite = load_files([settings.cases], name=settings.cases.stem)
     else:
@@ -143,16 +144,17 @@ def _provide(bench: Bench, artifacts: dict[str, Artifact | Missing] | None, refe
     wanted = list(dict.fromkeys([*(run.variant for run in bench.runs), reference]))
     if artifacts is None:
         bench.screen.stage(1, STAGES, "Export", "what is missing; the rest is taken from the cache")
-        artifacts, model = _export(bench, wanted)
+        artifacts, model = export_all(bench, wanted)
     else:
-        model = _model_of(artifacts)
+        model = model_of(artifacts)
     for run in [*bench.runs, *([] if own else [bench.reference])]:
-        _equip(bench, run, artifacts.get(run.variant.artifact, Missing("there is no artifact of it", True)))
+        equip(bench, run, artifacts.get(run.variant.artifact, Missing("there is no artifact of it", True)))
     bench.stages_s["export"] = time.monotonic() - begun
     return model
 
 
-def _export(bench: Bench, wanted: list[Variant]) -> tuple[dict[str, Artifact | Missing], dict[str, Any]]:
+def export_all(bench: Bench, wanted: list[Variant]) -> tuple[dict[str, Artifact | Missing], dict[str, Any]]:
+    """Artifacts of the bench's model by name, made or found in the cache, and the report's `model`."""
     settings, screen = bench.settings, bench.screen
     with screen.progress() as bars:
 
@@ -176,7 +178,8 @@ def _export(bench: Bench, wanted: list[Variant]) -> tuple[dict[str, Artifact | M
     return artifacts, model | made_from(checkpoint)
 
 
-def _model_of(artifacts: dict[str, Artifact | Missing]) -> dict[str, Any]:
+def model_of(artifacts: dict[str, Artifact | Missing]) -> dict[str, Any]:
+    """The report's `model` of artifacts that were given, from their manifests."""
     source: dict[str, Any] = next((a.manifest["source"] for a in artifacts.values() if isinstance(a, Artifact)), {})
     return {
         "name": str(source.get("name", "unknown")),
@@ -185,7 +188,7 @@ def _model_of(artifacts: dict[str, Artifact | Missing]) -> dict[str, Any]:
     }
 
 
-def _equip(bench: Bench, run: Run, made: Artifact | Missing) -> None:
+def equip(bench: Bench, run: Run, made: Artifact | Missing) -> None:
     """Give a run its artifact, or its reason for having none, or for not running here."""
     if isinstance(made, Artifact):
         run.artifact = made

@@ -21,7 +21,7 @@ from bench.folder import check_out, workplace, write_lines
 from bench.judging import answers
 from bench.records import Run, Settings, Variant
 from bench.report import git_state
-from bench.run import JUDGING, Bench, Outcome, _equip
+from bench.run import JUDGING, Bench, Outcome, equip
 from bench.scaling_points import Point, Sweep, argument_tokens, branches, points
 from bench.scaling_report import Measured, row
 from bench.screen import Screen
@@ -245,7 +245,7 @@ def _cut(state: State, rows: int, variants: Sequence[Variant]) -> list[Run]:
 
 
 def _equipped(bench: Bench, run: Run, made: Artifact | Missing | None) -> Run:
-    _equip(bench, run, made or Missing("there is no artifact of it", True))
+    equip(bench, run, made or Missing("there is no artifact of it", True))
     if run.status != "ok":
         (bench.screen.failed if run.status == "failed" else bench.screen.skipped)(run.name, str(run.reason))
     return run

@@ -18,11 +18,11 @@ from bench.fleet import Fleet, Member, open_all
 from bench.folder import check_out, workplace, write_lines
 from bench.judging import answers
 from bench.peer import kind_of
-from bench.peers import PeerRun, Wanted, _equip_peer, _judge_timed, contenders
+from bench.peers import PeerRun, Wanted, contenders, equip_peer, judge_timed
 from bench.predict import few_limit, predicted, rates_for, weights_of
 from bench.records import Run, Settings
 from bench.report import git_state, samples
-from bench.run import JUDGING, MEASURING, Bench, Outcome, _equip
+from bench.run import JUDGING, MEASURING, Bench, Outcome, equip
 from bench.screen import Screen
 from bench.shape_making import Artifacts, Machine, dry_passes, exported, made_checkpoint, probe, trimmed_checkpoint
 from bench.shapes import Shape
@@ -161,7 +161,7 @@ def _provide(bench: Bench, asked: Asked, artifacts: Artifacts | None) -> dict[st
             _equip_forced(bench, run, artifacts)
             continue
         made = artifacts.get(run.name, Missing("there is no artifact of it", True))
-        _equip(bench, run, made)
+        equip(bench, run, made)
         if isinstance(made, Artifact) and run.status == "ok":
             bench.screen.done(run.name, f"{made.size_bytes / 1e6:8.1f} MB  {made.folder}")
         else:
@@ -174,7 +174,7 @@ def _equip_forced(bench: Bench, run: PeerRun, artifacts: Artifacts) -> None:
         run.skip("it cannot be told within a request which tokens to take", "compare on a trained model: bench peers")
         bench.screen.skipped(run.name, f"{run.reason}; {run.fix}")
         return
-    _equip_peer(bench, run, Wanted(), artifacts.get(run.source.artifact, Missing("there is none", True)))
+    equip_peer(bench, run, Wanted(), artifacts.get(run.source.artifact, Missing("there is none", True)))
     run.more["forced"] = True
 
 
@@ -220,7 +220,7 @@ def _measure(bench: Bench, fleet: Fleet) -> None:
     alive = [member for member in members if member.alive]
     latency(bench, 5, STAGES, alive)
     for member in alive:
-        _judge_timed(bench, member.run)
+        judge_timed(bench, member.run)
     _check(bench, alive)
 
 

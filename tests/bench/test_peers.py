@@ -413,7 +413,7 @@ def test_llama_server_in_a_whole_run(run_peers: Bench, tmp_path: Path, monkeypat
 
 
 def test_cases_that_were_only_timed_are_judged(kiwi: Toolset) -> None:
-    from bench.peers import _judge_timed
+    from bench.peers import judge_timed
     from bench.run import Bench as State
 
     run = PeerRun(Variant("parrot", "scripted", "a", 32), label="parrot@a", peer="parrot")
@@ -421,7 +421,7 @@ def test_cases_that_were_only_timed_are_judged(kiwi: Toolset) -> None:
     run.answers["grammar"]["c000"] = Answer("c000", [made.WRONG], [], "", None, {}, False)
     run.verdicts["grammar"]["c000"] = judge(made.CASES[0], [made.WRONG], kiwi)
     state = State(Settings(), kiwi, made.SUITE, Screen(quiet=True), [run], Path(), Path())
-    _judge_timed(state, run)
+    judge_timed(state, run)
     assert {case: verdict.exact for case, verdict in run.verdicts["grammar"].items()} == {
         "c000": False, "c001": True, "c002": True, "c003": True,
     }  # fmt: skip
