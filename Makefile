@@ -8,7 +8,9 @@ PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= all
 BENCH_ARGS ?= all-runtimes --quick
-PYTEST_ARGS ?=
+# A worker for each core, four at most: each holds torch, ONNX Runtime and more, two gigabytes or so. A file's tests
+# stay together, because they share what its fixtures make.
+PYTEST_ARGS ?= -n logical --maxprocesses 4 --dist loadfile
 
 BIN := $(VENV)/bin
 ACCURACY := docs/bench/accuracy.json

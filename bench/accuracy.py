@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from bench.accuracy_cases import ALL, CORPORA, CORPUS, Subject, in_order
 from bench.metrics import call_shares, summarize
 from bench.records import MODES, Run, described
-from bench.report import check_schema, git_state, passes
+from bench.report import check_schema, passes, stamp
 from bench.stats import percentile
 from router.cases import Case
 
@@ -52,13 +51,8 @@ class About:
 
 def build(about: About, measured: Sequence[Measured]) -> dict[str, Any]:
     """The whole report as plain data."""
-    commit, dirty = git_state()
     return {
-        "schema": SCHEMA,
-        "commit": commit,
-        "dirty": dirty,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": about.command,
+        **stamp(SCHEMA, about.command),
         "machine": about.machine,
         "model": about.model,
         "variant": about.variant,

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.command import ended_by_sigterm, names, positive, screen_for
+from bench.command import ended_by_sigterm, names, positive, screen_for, settings_asked, show, tell_files
 from bench.plugins import load_plugins
-from bench.records import MODES, Settings
+from bench.records import MODES
 from export.trim_options import add_trim_options, trim_asked
 from runtimes.base import default_threads
 from runtimes.console import Parser
@@ -39,17 +36,10 @@ def main(argv: Sequence[str]) -> int:
     check_out(out)
     load_plugins(names(options.plugin))
     limit = positive(options.limit, "--limit")
-    settings = Settings(
-        model=options.model,
-        device=options.device,
+    settings = settings_asked(
+        options, "accuracy", argv, trim=trim_asked(options), modes=("grammar",) if options.no_free else MODES,
         threads=positive(options.threads, "--threads") or default_threads(),
-        suite=options.suite,
-        cache=Path(options.cache),
-        trim=trim_asked(options),
-        modes=("grammar",) if options.no_free else MODES,
-        plugins=names(options.plugin),
-        command=shlex.join(["bench", "accuracy", *argv]),
-    )
+    )  # fmt: skip
     screen = screen_for(options.json)
     with ended_by_sigterm():
         report = accuracy(
@@ -61,13 +51,8 @@ def main(argv: Sequence[str]) -> int:
             data=Path(options.data) if options.data else None,
             limit=limit,
         )
-    screen.say()
-    for table in tables(report):
-        screen.table(table)
-    screen.files(out, [(name, what) for name, what in FILES if (out / name).exists()])
-    if options.json:
-        json.dump({"folder": str(out), "report": report}, sys.stdout, ensure_ascii=False)
-        sys.stdout.write("\n")
+    show(screen, tables(report))
+    tell_files(screen, out, FILES, report, as_json=options.json)
     return 1 if any(entry["status"] == "failed" for entry in report["toolsets"]) else 0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from bench.accuracy_cases import ALL
-from bench.markdown import _table
+from bench.page import remarks, section
 from bench.tables import NOT_MEASURED, Table, number, percent, with_interval
 
 METHOD: Final = """## How this was measured
@@ -27,7 +27,7 @@ def render(report: dict[str, Any], *, plot: str | None = None) -> str:
     if plot:
         parts.append(f"![Calls exactly right by toolset and set]({plot})")
     further = (buckets_table(report), decoding_table(report))
-    parts += [_table(table, level=2) for table in (*tables(report), *further) if table.rows]
+    parts += [section(table, level=2) for table in (*tables(report), *further) if table.rows]
     parts += [_artifacts(report), _remarks(report), METHOD]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -132,8 +132,7 @@ def _artifacts(report: dict[str, Any]) -> str:
 
 
 def _remarks(report: dict[str, Any]) -> str:
-    notes = [f"- {entry['toolset']}: {note}" for entry in report["toolsets"] for note in entry["notes"]]
-    return "\n".join(["## Remarks", "", *notes]) if notes else ""
+    return remarks(f"{entry['toolset']}: {note}" for entry in report["toolsets"] for note in entry["notes"])
 
 
 def _pair(figures: dict[str, Any]) -> tuple[str, str]:

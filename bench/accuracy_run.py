@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -14,12 +13,13 @@ from bench.accuracy_cases import Subject, subject, wanted
 from bench.accuracy_page import render
 from bench.accuracy_plot import draw
 from bench.answering import LabelledRun, Provided, ask, check_runs_here, exportable, provide
+from bench.folder import write_lines
 from bench.machine import describe
 from bench.records import Settings, Variant
 from bench.report import samples
 from bench.screen import Screen
 from bench.suites import Suite
-from export.atomic import staged
+from export.atomic import staged, write_json
 from router.toolset import Toolset
 from runtimes.errors import UserError
 
@@ -120,12 +120,15 @@ def _answers(
 
 def _write(folder: Path, report: dict[str, Any], measured: Sequence[Measured]) -> None:
     drawn = draw(report, folder / "accuracy.png")
-    (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / "report.json", report)
     (folder / "accuracy.md").write_text(render(report, plot="accuracy.png" if drawn else None), encoding="utf-8")
-    with (folder / ANSWERS).open("w", encoding="utf-8") as out:
-        for one in measured:
-            if one.run is None or one.subject.suite is None or one.subject.sets is None:
-                continue
-            for line in samples([one.run], one.subject.suite):
-                line = {"toolset": one.subject.name, "set": one.subject.sets[line["case"]], **line}
-                out.write(json.dumps(line, ensure_ascii=False) + "\n")
+    write_lines(folder / ANSWERS, _samples(measured))
+
+
+def _samples(measured: Sequence[Measured]) -> Iterator[dict[str, Any]]:
+    """Every answer with its toolset and set."""
+    for one in measured:
+        if one.run is None or one.subject.suite is None or one.subject.sets is None:
+            continue
+        for line in samples([one.run], one.subject.suite):
+            yield {"toolset": one.subject.name, "set": one.subject.sets[line["case"]], **line}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.fleet import Fleet
+from bench.folder import write_cases
 from bench.judging import answers
 from bench.process import WorkerFailure
 from bench.records import Run, Settings, Variant
@@ -104,8 +104,7 @@ def ask(
 
     Cases are decoded pass by pass while `seconds` suffice (see `bench.worker`). Raises `UserError` where it fails.
     """
-    cases = scratch / f"{run.name}-cases.jsonl"
-    cases.write_text("".join(json.dumps(case.to_dict()) + "\n" for case in suite.cases), encoding="utf-8")
+    cases = write_cases(scratch / f"{run.name}-cases.jsonl", suite.cases)
     bench = Bench(settings, toolset, suite, screen, [run], scratch, logs)
     with Fleet(logs, settings) as fleet:
         try:

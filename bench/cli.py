@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from bench.command import ended_by_sigterm, names, positive, screen_for, tell_files
+from bench import command
 from export.trim_options import add_trim_options, trim_asked
 from runtimes.console import Parser, run
 from runtimes.errors import UserError
@@ -20,8 +18,6 @@ FILES = (
     ("accuracy-vs-p95.png", "the picture"),
     ("logs/", "what the workers wrote"),
 )
-
-
 _MODULES = {
     "accuracy": "bench.accuracy_cmd",
     "lift": "bench.lift_cmd",
@@ -69,47 +65,19 @@ def _main(argv: list[str]) -> int:
 def all_runtimes(argv: list[str]) -> int:
     """``bench all-runtimes``: parse, run, show."""
     options = _parser().parse_args(argv)
-    from bench.folder import check_out
-    from bench.records import Settings
-    from bench.run import (
-        FULL_BLOCKS,
-        FULL_BUDGET_S,
-        FULL_REQUESTS,
-        QUICK_BLOCKS,
-        QUICK_BUDGET_S,
-        QUICK_REQUESTS,
-        all_runtimes,
-    )
+    from bench.run import all_runtimes
 
-    out = Path(options.out) if options.out else None
-    if out is not None:
-        check_out(out)
-    quick = bool(options.quick)
-    settings = Settings(
-        model=options.model,
-        toolset=options.toolset,
-        runtimes=names(options.runtimes),
-        variants=names(options.variants),
-        device=options.device,
-        threads=positive(options.threads, "--threads"),
-        suite=options.suite,
-        cases=Path(options.cases) if options.cases else None,
-        requests=positive(options.requests, "--requests") or (QUICK_REQUESTS if quick else FULL_REQUESTS),
-        budget_s=float(positive(options.budget, "--budget") or (QUICK_BUDGET_S if quick else FULL_BUDGET_S)),
-        quick=quick,
-        seed=options.seed,
-        blocks=QUICK_BLOCKS if quick else FULL_BLOCKS,
-        cache=Path(options.cache),
-        trim=trim_asked(options),
-        plugins=names(options.plugin),
-        command=shlex.join(["bench", "all-runtimes", *argv]),
+    out = command.out_asked(options.out)
+    effort = command.QUICK if options.quick else command.FULL
+    settings = command.settings_asked(
+        options, "all-runtimes", argv, effort, budget="--budget", trim=trim_asked(options)
     )
-    screen = screen_for(options.json)
-    with ended_by_sigterm():
+    screen = command.screen_for(options.json)
+    with command.ended_by_sigterm():
         outcome = all_runtimes(settings, screen, out=out)
     screen.say()
     screen.tables(outcome.report)
-    tell_files(screen, outcome.folder, FILES, outcome.report, as_json=options.json)
+    command.tell_files(screen, outcome.folder, FILES, outcome.report, as_json=options.json)
     return 1 if any(run["status"] == "failed" for run in outcome.report["runs"]) else 0
 
 
@@ -132,18 +100,13 @@ def _parser() -> Parser:
     add("--runtimes", metavar="A,B", help="only these runtimes (default: all)")
     add("--variants", metavar="A,B", help="only these artifacts, such as gguf-q8_0 (default: each format's usual ones)")
     add("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, metal, ... (default: auto)")
-    add("--threads", type=int, metavar="N", help="threads of every runtime (default: half the cores, at most 8)")
     add("--suite", default="default", metavar="NAME", help="default, or release for the published figures")
     add("--cases", metavar="FILE", help="cases from a JSONL file instead of a suite")
-    add("--requests", type=int, metavar="N", help="timed requests (default: 1000; 200 with --quick)")
-    add("--budget", type=int, metavar="SECONDS", help="time for everything (default: 1500; 250 with --quick)")
-    add("--out", metavar="DIR", help="where the report goes (default: out/bench/<time>-<commit>); must be new or empty")
-    add("--cache", default="out/artifacts", metavar="DIR", help="where exports are kept (default: out/artifacts)")
     add_trim_options(parser)
-    add("--seed", type=int, default=0, metavar="N", help="of the order of blocks and cases (default: 0)")
-    add("--plugin", metavar="MODULE,...", help="modules imported first, to register runtimes of your own")
-    add("--quick", action="store_true", help="a fixed part of the cases, one 32-bit and one 8-bit variant of each")
-    add("--json", action="store_true", help="the report on stdout; everything else goes to stderr")
+    command.add_run_options(
+        parser, command.FULL, command.QUICK, budget="--budget",
+        fewer="a fixed part of the cases, one 32-bit and one 8-bit variant of each",
+    )  # fmt: skip
     return parser
 
 

@@ -7,10 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from bench.folder import write_cases
 from bench.process import LOADING_S, Event, WorkerFailure, WorkerProcess
 from bench.records import Run, Settings
+from bench.screen import Screen
+
+if TYPE_CHECKING:
+    from bench.run import Bench
 
 
 @dataclass(eq=False)
@@ -94,3 +99,42 @@ class Fleet:
             raise
         run.opened["cold_start_ms"] = (answered[0] - process.started) * 1e3
         return Member(run, process, settings.silence_s)
+
+
+def try_open(screen: Screen, fleet: Fleet, run: Run, device: str, cases: Path) -> list[Member]:
+    """`Fleet.open`, told on the screen; empty where it failed, which then stands in the run."""
+    try:
+        member = fleet.open(run, device, cases)
+    except WorkerFailure as failure:
+        if failure.unavailable:
+            run.skip(str(failure))
+            screen.skipped(run.name, str(failure))
+        else:
+            run.fail(str(failure), "open")
+            screen.failed(run.name, str(failure))
+        return []
+    opened = run.opened
+    times = (
+        f"{opened['threads']} threads; loaded in {opened['load_ms']:,.0f} ms, "
+        f"first answer {opened['cold_start_ms']:,.0f} ms after the start of its process"
+    )
+    told = "emulated: not timed" if run.emulated else times
+    screen.done(run.name, f"{opened['device']}, {opened['dtype']}, {told}")
+    return [member]
+
+
+def open_all(bench: Bench, fleet: Fleet) -> list[Member]:
+    """A worker for every run that can run, where `Settings.device` says; MLX where it runs by itself."""
+    members: list[Member] = []
+    cases = write_cases(bench.scratch / "cases.jsonl", bench.suite.cases)
+    for run in bench.runs:
+        if run.status == "ok":
+            device = "auto" if run.variant.format == "mlx" else bench.settings.device
+            members += try_open(bench.screen, fleet, run, device, cases)
+    for member in members:
+        differing = member.run.opened.get("differently_read")
+        if differing:
+            member.run.warnings.append(
+                f"its tokenizer reads {differing} of {len(bench.suite.cases)} prompts otherwise than the router's"
+            )
+    return members

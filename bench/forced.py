@@ -31,7 +31,7 @@ from runtimes import open_model
 from runtimes.artifact import open_artifact
 from runtimes.base import Ids, Logits, Model, Rows, Session, check_append, check_rewind, check_rows, row_offsets
 from runtimes.errors import UserError
-from runtimes.shortlist import Shortlists
+from runtimes.shortlist import Shortlists, check_ids
 
 LIFTED: Final = np.float32(1e30)
 """The gold token's logit: above any other, and finite, as logits must be."""
@@ -174,8 +174,8 @@ class BlankModel:
 
     device, dtype, threads = "none", "none", 0
 
-    def __init__(self, vocab_size: int, context_length: int) -> None:
-        self.vocab_size, self.context_length = vocab_size, context_length
+    def __init__(self, vocab_size: int, context_length: int, shortlist_limit: int = 0) -> None:
+        self.vocab_size, self.context_length, self.shortlist_limit = vocab_size, context_length, shortlist_limit
 
     def session(self) -> BlankSession:
         return BlankSession(self)
@@ -190,13 +190,21 @@ class BlankSession:
     def __init__(self, model: BlankModel) -> None:
         self._model = model
         self.position = 0
+        self.shortlist_limit = model.shortlist_limit
 
     def append(self, tokens: Sequence[int], *, rows: Rows = "last") -> Logits:
-        model, vocab = self._model, self._model.vocab_size
-        check_append(tokens, position=self.position, vocab_size=vocab, context_length=model.context_length)
+        return self._zeros(tokens, rows, self._model.vocab_size)
+
+    def append_shortlist(self, tokens: Sequence[int], ids: Ids, *, rows: Rows = "last") -> Logits:
+        check_ids(ids, self._model.vocab_size)
+        return self._zeros(tokens, rows, len(ids))
+
+    def _zeros(self, tokens: Sequence[int], rows: Rows, width: int) -> Logits:
+        model = self._model
+        check_append(tokens, position=self.position, vocab_size=model.vocab_size, context_length=model.context_length)
         check_rows(rows, len(tokens))
         self.position += len(tokens)
-        return np.zeros(vocab if rows == "last" else (len(row_offsets(rows, len(tokens))), vocab), np.float32)
+        return np.zeros(width if rows == "last" else (len(row_offsets(rows, len(tokens))), width), np.float32)
 
     def rewind(self, position: int) -> None:
         check_rewind(position, position=self.position)

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from bench.lift_sides import Side, right
 from bench.records import MODES, Mode
-from bench.report import check_schema, git_state
+from bench.report import check_schema, stamp
 from bench.stats import Interval, paired, proportion_interval, wilson
 from bench.suites import Suite
 from runtimes.errors import UserError
@@ -34,13 +33,8 @@ def build(base: Side, tuned: Side, suite: Suite | None, *, mode: Mode, command: 
     modes = {name: compare(base, tuned, suite, name) for name in MODES}
     if modes[mode] is None:
         raise UserError(f"{base.source} and {tuned.source}: no case was answered by both ({mode}); run the bench again")
-    commit, dirty = git_state()
     return {
-        "schema": SCHEMA,
-        "commit": commit,
-        "dirty": dirty,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command,
+        **stamp(SCHEMA, command),
         "toolset": base.toolset,
         "toolset_sha256": base.toolset_sha256,
         "suite": base.suite,

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.command import ended_by_sigterm, names, positive, screen_for
+from bench.command import FULL, ended_by_sigterm, names, positive, screen_for, settings_asked, show, tell_files
 from bench.lift_sides import ANSWERS
 from bench.plugins import load_plugins
-from bench.records import Mode, Settings
+from bench.records import Mode
 from runtimes.base import default_threads
 from runtimes.console import Parser
 
-BUDGET_S = 1500
 FILES = (
     ("lift.md", "the comparison, to read"),
     ("lift.csv", "its figures, one line per bucket and metric"),
@@ -39,31 +35,20 @@ def main(argv: Sequence[str]) -> int:
         ask("base", options.base, options.base_adapter),
         ask("tuned", options.tuned, options.tuned_adapter),
     )
-    settings = Settings(
-        toolset=options.toolset or toolset_of(asked),
-        device=options.device,
-        threads=positive(options.threads, "--threads") or default_threads(),
+    settings = settings_asked(
+        options, "lift", argv, budget="--budget", toolset=options.toolset or toolset_of(asked),
         suite=options.suite or "",
-        cases=Path(options.cases) if options.cases else None,
-        budget_s=float(positive(options.budget, "--budget") or BUDGET_S),
-        cache=Path(options.cache),
-        plugins=names(options.plugin),
-        command=shlex.join(["bench", "lift", *argv]),
-    )
+        threads=positive(options.threads, "--threads") or default_threads(),
+    )  # fmt: skip
     screen = screen_for(options.json)
     mode: Mode = "unconstrained" if options.no_grammar else "grammar"
     with ended_by_sigterm():
         report = lift(asked, settings, screen, out, variant=options.variant, runtime=options.runtime, mode=mode)
-    screen.say()
-    for table in tables(report, mode):
-        screen.table(table)
+    show(screen, tables(report, mode))
     screen.say(verdict(report))
     for note in report["notes"]:
         screen.say(f"  note: {note}")
-    screen.files(out, [(name, what) for name, what in FILES if (out / name).exists()])
-    if options.json:
-        json.dump({"folder": str(out), "report": report}, sys.stdout, ensure_ascii=False)
-        sys.stdout.write("\n")
+    tell_files(screen, out, FILES, report, as_json=options.json)
     return 0
 
 
@@ -95,7 +80,8 @@ def _parser() -> Parser:
     add("--no-grammar", action="store_true", help="judge what is written without the grammar; the other stands beside")
     add("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, metal, ... (default: auto)")
     add("--threads", type=int, metavar="N", help="threads of the runtime (default: half the cores, at most 8)")
-    add("--budget", type=int, metavar="SECONDS", help=f"time for the answers of both (default: {BUDGET_S})")
+    seconds = f"time for the answers of both, seconds (default: {FULL.budget_s})"
+    add("--budget", dest="budget_s", type=int, metavar="S", help=seconds)
     add("--out", required=True, metavar="DIR", help="where the comparison goes; must be new or empty")
     add("--cache", default="out/artifacts", metavar="DIR", help="where exports are kept (default: out/artifacts)")
     add("--plugin", metavar="MODULE,...", help="modules imported first, to register runtimes of your own")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.lift import METRICS
-from bench.markdown import _calls, _table
+from bench.page import code, section, suite_line, told_calls
 from bench.plot import save
 from bench.records import MODES
 from bench.tables import Table, percent, with_interval
@@ -34,7 +34,7 @@ def render(report: dict[str, Any], *, plot: str | None = None) -> str:
     if plot:
         parts.append(f"![Accuracy and difference by bucket]({plot})")
     for mode in sorted(MODES, key=lambda m: m != asked):
-        parts += [_table(table, level=2) for table in tables(report, mode)]
+        parts += [section(table, level=2) for table in tables(report, mode)]
     parts += [_cases(report, kind) for kind in ("won", "lost")]
     if report["notes"]:
         parts.append("\n".join(["## Remarks", "", *(f"- {note}" for note in report["notes"])]))
@@ -161,7 +161,6 @@ def _cells(figure: dict[str, Any]) -> list[Any]:
 
 
 def _head(report: dict[str, Any]) -> str:
-    suite = report["suite"]
     lines = []
     for label in ("base", "tuned"):
         side = report[label]
@@ -170,10 +169,8 @@ def _head(report: dict[str, Any]) -> str:
             f"- {label}: {model['name']} (sha256 {model['sha256'][:12]}), {run['artifact']} on {run['runtime']}, "
             f"{run['dtype']} on {run['device']}; given as `{side['source']}`"
         )
-    of = f" of {suite['of']}" if suite.get("of", suite["cases"]) != suite["cases"] else ""
-    lines.append(f"- suite: {suite['name']}, {suite['cases']}{of} cases (sha256 {suite['sha256'][:12]})")
-    dirty = " with uncommitted changes" if report["dirty"] else ""
-    lines.append(f"- code: {(report['commit'] or 'no commit')[:12]}{dirty}; compared {report['created']}")
+    lines.append(suite_line(report["suite"]))
+    lines.append(f"- code: {code(report)}; compared {report['created']}")
     if report["command"]:
         lines.append(f"- command: `{report['command']}`")
     return "\n".join(lines)
@@ -184,10 +181,10 @@ def _cases(report: dict[str, Any], kind: str) -> str:
     lines = [f"## {kind.capitalize()}: {len(found)} case{'s' * (len(found) != 1)}", ""]
     for entry in found[:MOST_CASES]:
         said = f" {entry['user']!r}" if entry["user"] is not None else ""
-        gold = f"; gold {_calls(entry['gold'])}" if kind == "lost" and entry["gold"] is not None else ""
+        gold = f"; gold {told_calls(entry['gold'])}" if kind == "lost" and entry["gold"] is not None else ""
         lines.append(
-            f"- `{entry['case']}` ({entry['bucket']}){said}: base calls {_calls(entry['base'])}, "
-            f"tuned {_calls(entry['tuned'])}{gold}"
+            f"- `{entry['case']}` ({entry['bucket']}){said}: base calls {told_calls(entry['base'])}, "
+            f"tuned {told_calls(entry['tuned'])}{gold}"
         )
     if len(found) > MOST_CASES:
         lines.append(f"- and {len(found) - MOST_CASES} more in report.json")

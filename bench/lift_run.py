@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any, Final
 
 from bench.answering import LabelledRun, Provided, check_runs_here, exportable, provide
 from bench.answering import ask as answer
+from bench.folder import write_lines
 from bench.lift import build, validate
 from bench.lift_page import draw, render, write_csv
 from bench.lift_sides import ANSWERS, Label, Side, from_report, from_run, read_report
@@ -20,7 +20,7 @@ from bench.records import MODES, Mode, Settings, Variant
 from bench.screen import Screen
 from bench.suites import Suite, load_files, load_suite, subset
 from bench.variants import choose
-from export.atomic import staged
+from export.atomic import staged, write_json
 from router.toolset import Toolset
 from router.toolset_load import load_json, load_toolset
 from runtimes import FORMATS, runtime
@@ -210,11 +210,10 @@ def _provide(
 
 def _write(folder: Path, report: dict[str, Any], sides: Sequence[Side]) -> None:
     drawn = draw(report, folder / "lift.png")
-    (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / "report.json", report)
     (folder / "lift.md").write_text(render(report, plot="lift.png" if drawn else None), encoding="utf-8")
     write_csv(report, folder / "lift.csv")
-    with (folder / ANSWERS).open("w", encoding="utf-8") as out:
-        for side in sides:
-            for mode in MODES:
-                for line in side.answers[mode].values():
-                    out.write(json.dumps(line | {"run": side.label}, ensure_ascii=False) + "\n")
+    write_lines(
+        folder / ANSWERS,
+        (line | {"run": side.label} for side in sides for mode in MODES for line in side.answers[mode].values()),
+    )

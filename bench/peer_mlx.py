@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any
 
 from bench.peer import LIFTED, Completion, Opening, Peer
@@ -20,14 +20,7 @@ def availability(server: str | None) -> Availability:
     """Whether mlx and mlx-lm are here, and transformers, which mlx-lm's own loader needs."""
     from runtimes.mlx import availability as mlx_availability
 
-    state = mlx_availability()
-    if not state.available:
-        return state
-    try:
-        version("transformers")
-    except PackageNotFoundError:
-        return Availability(False, state.version, "transformers is not installed", 'pip install "edgecall[mlx]"')
-    return state
+    return mlx_availability().with_package("transformers", 'pip install "edgecall[mlx]"')
 
 
 def open_peer(opening: Opening) -> Peer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -24,14 +24,7 @@ def availability(server: str | None) -> Availability:
     """Whether optimum's exporter and ONNX Runtime are installed and fit each other."""
     from export.onnx import availability as exporter_availability
 
-    state = exporter_availability()
-    if not state.available:
-        return state
-    try:
-        version("onnxruntime")
-    except PackageNotFoundError:
-        return Availability(False, state.version, "onnxruntime is not installed", 'pip install "edgecall[onnx]"')
-    return state
+    return exporter_availability().with_package("onnxruntime", 'pip install "edgecall[onnx]"')
 
 
 def prepare(source: Artifact, folder: Path, progress: Callable[[str], None]) -> None:

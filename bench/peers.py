@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import json
-import shutil
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,21 +12,20 @@ from typing import Any, Final
 
 from bench import peer_server, peers_page, peers_plot, peers_report
 from bench.answering import LabelledRun, exportable
-from bench.fleet import Fleet, Member
-from bench.folder import check_out, reserved
+from bench.fleet import Fleet, open_all
+from bench.folder import check_out, workplace, write_lines
 from bench.judging import answers
-from bench.machine import describe
 from bench.metrics import judge
 from bench.peer import PEERS, kind_of, module_of
 from bench.plugins import load_plugins
 from bench.process import LOADING_S, WorkerFailure, WorkerProcess
 from bench.records import Answer, Run, Settings, Variant
-from bench.report import Context, git_state, samples
-from bench.run import JUDGING, MEASURING, Bench, Outcome, _equip, _export, _model_of, _suite, _try_open
+from bench.report import git_state, samples
+from bench.run import JUDGING, MEASURING, Bench, Outcome, equip, export_all, model_of, suite_asked
 from bench.screen import Screen
-from bench.timing import timing
+from bench.timing import latency
 from bench.variants import Missing, choose
-from export.atomic import staged
+from export.atomic import write_json
 from router.toolset_load import load_toolset
 from runtimes.artifact import Artifact
 from runtimes.base import default_threads
@@ -81,29 +77,21 @@ def peers(
     load_plugins(settings.plugins)
     runs = contenders(settings, wanted)
     toolset = load_toolset(settings.toolset)
-    suite = _suite(settings, toolset)
-    with reserved(out, started, git_state()[0]) as folder, staged(folder) as staging:
-        logs, scratch = staging / "logs", staging / "scratch"
-        logs.mkdir()
-        scratch.mkdir()
-        bench = Bench(settings, toolset, suite, screen, runs, scratch, logs, deadline=clock + settings.budget_s)
+    suite = suite_asked(settings, toolset)
+    with workplace(out, started, git_state()[0]) as place:
+        bench = Bench(settings, toolset, suite, screen, runs, place.scratch, place.logs)
+        bench.deadline = clock + settings.budget_s
         screen.say(
             f"{settings.model} on toolset {toolset.name} beside its peers: {len(runs)} contenders, "
             f"{len(suite.cases)} cases (suite {suite.name}), about {settings.budget_s / 60:.0f} minutes at most"
         )
         model = _provide(bench, wanted, artifacts)
         bench.deadline = max(bench.deadline, time.monotonic() + MEASURING * settings.budget_s)
-        with Fleet(logs, settings) as fleet:
+        with Fleet(place.logs, settings) as fleet:
             _measure(bench, fleet)
-        shutil.rmtree(scratch, ignore_errors=True)
-        context = Context(
-            settings=settings, suite=suite, toolset=toolset.name, toolset_sha256=toolset.sha256, model=model,
-            machine=describe(), started=started, finished=datetime.now(UTC), blocks=bench.blocks,
-            stages_s=bench.stages_s,
-        )  # fmt: skip
-        report = peers_report.build(context, runs, wanted.baseline)
-        _write(staging, report, bench)
-    return Outcome(report, folder)
+        report = peers_report.build(bench.context(model, started), runs, wanted.baseline)
+        _write(place.staging, report, bench)
+    return Outcome(report, place.target)
 
 
 def contenders(settings: Settings, wanted: Wanted) -> list[Run]:
@@ -139,19 +127,19 @@ def _provide(bench: Bench, wanted: Wanted, artifacts: dict[str, Artifact | Missi
     bench.screen.stage(1, STAGES, "Export", "what is missing; the rest is taken from the cache")
     if artifacts is None:
         sources = [run.source if isinstance(run, PeerRun) else run.variant for run in bench.runs]
-        artifacts, model = _export(bench, list(dict.fromkeys(sources)))
+        artifacts, model = export_all(bench, list(dict.fromkeys(sources)))
     else:
-        model = _model_of(artifacts)
+        model = model_of(artifacts)
     for run in bench.runs:
         if isinstance(run, PeerRun):
-            _equip_peer(bench, run, wanted, artifacts.get(run.source.artifact, Missing("there is none", True)))
+            equip_peer(bench, run, wanted, artifacts.get(run.source.artifact, Missing("there is none", True)))
         else:
-            _equip(bench, run, artifacts.get(run.variant.artifact, Missing("there is no artifact of it", True)))
+            equip(bench, run, artifacts.get(run.variant.artifact, Missing("there is no artifact of it", True)))
     bench.stages_s["export"] = time.monotonic() - begun
     return model
 
 
-def _equip_peer(bench: Bench, run: PeerRun, wanted: Wanted, made: Artifact | Missing) -> None:
+def equip_peer(bench: Bench, run: PeerRun, wanted: Wanted, made: Artifact | Missing) -> None:
     """Give a peer what it opens, or its reason for not running here."""
     settings, screen = bench.settings, bench.screen
     module = module_of(kind_of(run.peer))
@@ -195,43 +183,19 @@ def _prepare(bench: Bench, run: PeerRun, source: Artifact) -> None:
 
 def _measure(bench: Bench, fleet: Fleet) -> None:
     members = bench.stage(
-        2, STAGES, "Open", "one process for each; load, then a first request", lambda: _open(bench, fleet)
+        2, STAGES, "Open", "one process for each; load, then a first request", lambda: open_all(bench, fleet)
     )
     detail = f"{len(bench.suite.cases)} cases, each contender as it decodes"
     deadline = time.monotonic() + bench.left * JUDGING
     bench.stage(3, STAGES, "Accuracy", detail, lambda: answers(bench, members, None, deadline))
     alive = [member for member in members if member.alive]
-    bench.stage(
-        4,
-        STAGES,
-        "Latency",
-        "turns in shuffled blocks; this machine should be left alone now",
-        lambda: timing(bench, alive),
-    )
+    latency(bench, 4, STAGES, alive)
     for run in bench.runs:
         if isinstance(run, PeerRun):
-            _judge_timed(bench, run)
+            judge_timed(bench, run)
 
 
-def _open(bench: Bench, fleet: Fleet) -> list[Member]:
-    """A worker for every contender that can run; ours and the peers', on the CPU (MLX: where it runs by itself)."""
-    members: list[Member] = []
-    cases = bench.scratch / "cases.jsonl"
-    cases.write_text("".join(json.dumps(case.to_dict()) + "\n" for case in bench.suite.cases), encoding="utf-8")
-    for run in bench.runs:
-        if run.status == "ok":
-            device = "auto" if run.variant.format == "mlx" else bench.settings.device
-            members += _try_open(bench, fleet, run, device, cases)
-    for member in members:
-        differing = member.run.opened.get("differently_read")
-        if differing:
-            member.run.warnings.append(
-                f"its tokenizer reads {differing} of {len(bench.suite.cases)} prompts otherwise than the router's"
-            )
-    return members
-
-
-def _judge_timed(bench: Bench, run: Run) -> None:
+def judge_timed(bench: Bench, run: Run) -> None:
     """Answers that came on the clock, for cases that the time for accuracy did not reach."""
     cases = {case.id: case for case in bench.suite.cases}
     known = run.answers["grammar"]
@@ -244,16 +208,7 @@ def _judge_timed(bench: Bench, run: Run) -> None:
 def _write(folder: Path, report: dict[str, Any], bench: Bench) -> None:
     peers_report.validate(report)
     drawn = peers_plot.draw(report, folder / "peers.png")
-    (folder / "peers.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / "peers.json", report)
     page = peers_page.render(report, plot="peers.png" if drawn else None)
     (folder / "peers.md").write_text(page, encoding="utf-8")
-    with (folder / "samples.jsonl").open("w", encoding="utf-8") as out:
-        for line in samples(bench.runs, bench.suite):
-            out.write(json.dumps(line, ensure_ascii=False) + "\n")
-    _drop_empty(sorted((folder / "logs").iterdir()))
-
-
-def _drop_empty(logs: Sequence[Path]) -> None:
-    for log in logs:
-        if log.stat().st_size == 0:
-            log.unlink()
+    write_lines(folder / "samples.jsonl", samples(bench.runs, bench.suite))

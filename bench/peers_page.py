@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from bench.markdown import _table, machine_section
+from bench.page import head, machine_section, remarks, run_notes, section, times
 from bench.tables import Table, ms, number, percent, with_interval
 
 EXPENDABLE: Final = ("side", "precision", "overhead", "passes", "tool", "n", "baseline")
@@ -20,11 +20,11 @@ LEGEND: Final = (
 
 def render(report: dict[str, Any], *, plot: str | None = None) -> str:
     """The page in Markdown; `plot` is the file name of the picture beside it."""
-    parts = [f"# {report['model']['name']} on {report['toolset']}, and what else would answer", _head(report)]
+    parts = [f"# {report['model']['name']} on {report['toolset']}, and what else would answer", head(report)]
     if plot:
         parts.append(f"![p50 and p95 of every contender]({plot})")
     parts.append("## Results\n\n" + LEGEND)
-    parts += [_table(table, level=3) for table in tables(report)]
+    parts += [section(table, level=3) for table in tables(report)]
     parts += [
         _calls(report),
         machine_section(report, report["contenders"], "name"),
@@ -57,7 +57,7 @@ def _contenders(report: dict[str, Any]) -> Table:
                 percent(accuracy["tool"]),
                 ms(latency["p50"]),
                 ms(latency["p95"]),
-                _times(ratio),
+                times(ratio),
                 one["baseline"] or "-",
                 str(latency["n"]),
                 number(one["forward_passes"], 3),
@@ -85,31 +85,9 @@ def _matrix(report: dict[str, Any]) -> Table:
     ratios = {(entry["contender"], entry["baseline"]): entry for entry in report["ratios"]}
     yardsticks = list(dict.fromkeys(entry["baseline"] for entry in report["ratios"] if entry["ratio"] is not None))
     names = [one["name"] for one in report["contenders"]]
-    rows = [(name, *(_times(ratios.get((name, other))) for other in yardsticks)) for name in names]
+    rows = [(name, *(times(ratios.get((name, other))) for other in yardsticks)) for name in names]
     told = tuple(row for row in rows if set(row[1:]) - {"-"})
     return Table("Time of each over that of ...", ("contender", *yardsticks), told if yardsticks else ())
-
-
-def _times(ratio: dict[str, Any] | None) -> str:
-    if ratio is None or ratio["ratio"] is None:
-        return "-"
-    low, high = ratio["ci95"]
-    return f"{ratio['ratio']:.2f} ({low:.2f}-{high:.2f})"
-
-
-def _head(report: dict[str, Any]) -> str:
-    suite, model = report["suite"], report["model"]
-    size = f", {model['parameters'] / 1e6:.1f}M parameters" if model["parameters"] else ""
-    of = f" of {suite['of']}" if suite["of"] != suite["cases"] else ""
-    lines = [
-        f"- model: {model['name']}{size} (sha256 {model['sha256'][:12]})",
-        f"- suite: {suite['name']}, {suite['cases']}{of} cases (sha256 {suite['sha256'][:12]})",
-        f"- code: {(report['commit'] or 'no commit')[:12]}{' with uncommitted changes' if report['dirty'] else ''}",
-        f"- run: {report['started']} to {report['finished']}{', --quick' if report['settings']['quick'] else ''}",
-    ]
-    if report["settings"]["command"]:
-        lines.append(f"- command: `{report['settings']['command']}`")
-    return "\n".join(lines)
 
 
 def _calls(report: dict[str, Any]) -> str:
@@ -122,13 +100,8 @@ def _calls(report: dict[str, Any]) -> str:
 
 
 def _remarks(report: dict[str, Any]) -> str:
-    notes = [f"- suite: {note}" for note in report["suite"]["notes"]]
-    for one in report["contenders"]:
-        if one["status"] != "ok":
-            stage = f" in {one['stage']}" if one["stage"] else ""
-            notes.append(f"- {one['name']}: {one['status']}{stage}: {one['reason']}")
-        notes += [f"- {one['name']}: {warning}" for warning in one["warnings"]]
-    return "\n".join(["## Remarks", "", *notes]) if notes else ""
+    notes = [f"suite: {note}" for note in report["suite"]["notes"]]
+    return remarks(notes + run_notes(report["contenders"], "name"))
 
 
 _METHOD: Final = """## How this was measured

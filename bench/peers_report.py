@@ -34,7 +34,7 @@ def build(context: Context, runs: Sequence[Run], baseline: str | None) -> dict[s
         "schema": SCHEMA,
         **head(context),
         "baseline": baseline,
-        "contenders": [_contender(run, context, _yardstick(run, ours, baseline)) for run in runs],
+        "contenders": [contender(run, context, _yardstick(run, ours, baseline)) for run in runs],
         "ratios": [compare(one, other) for one in yardsticks for other in runs if one is not other],
         "blocks": context.blocks,
     }
@@ -84,7 +84,8 @@ def _by_block(run: Run) -> dict[tuple[int, str], list[float]]:
     return out
 
 
-def _contender(run: Run, context: Context, yardstick: str | None) -> dict[str, Any]:
+def contender(run: Run, context: Context, yardstick: str | None) -> dict[str, Any]:
+    """The entry of one run, ours or a peer's; `yardstick` is the name of whom it is compared with."""
     found = entry(run, context, None)
     latency = found["latency_ms"]
     if latency is not None:

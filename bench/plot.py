@@ -32,7 +32,7 @@ def draw(report: dict[str, Any], path: Path) -> bool:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure, axes = plt.subplots(figsize=(10, 6), dpi=150)
-    colours = _colours([run["runtime"] for run in points])
+    colours = colours_of([run["runtime"] for run in points])
     for run in points:
         _point(axes, run, colours[run["runtime"]])
     axes.set_xscale("log")
@@ -140,7 +140,8 @@ def _offsets() -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in steps]
 
 
-def _colours(runtimes: list[str]) -> dict[str, str]:
+def colours_of(runtimes: list[str]) -> dict[str, str]:
+    """A colour for each runtime, ours always the same."""
     others = iter(_OTHERS * (1 + len(runtimes)))
     return {name: _COLOURS.get(name) or next(others) for name in dict.fromkeys(runtimes)}
 

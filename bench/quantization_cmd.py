@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Final
 
-from bench.command import ended_by_sigterm, names, positive, screen_for, tell_files
+from bench import command
 from bench.plugins import load_plugins
-from bench.records import Settings
 from export.trim_options import add_trim_options, trim_asked
 from runtimes.console import Parser
 from runtimes.errors import UserError
@@ -20,58 +18,38 @@ FILES = (
     ("samples.jsonl", "every answer with its verdict, every timed request"),
     ("logs/", "what the processes wrote"),
 )
-REQUESTS, BLOCKS, BUDGET_S = 240, 12, 600
+FULL: Final = command.Effort(requests=240, blocks=12, budget_s=600)
 
 
 def main(argv: Sequence[str]) -> int:
     """``bench quantization``: parse, search, time, write, show. 1 where a candidate failed."""
     options = _parser().parse_args(list(argv))
-    from bench.folder import check_out
     from bench.quantization_page import EXPENDABLE, LEGEND, advice, tables
     from bench.quantization_run import Asked, quantization
-    from bench.tables import fit
 
-    out = Path(options.out) if options.out else None
-    if out is not None:
-        check_out(out)
-    load_plugins(names(options.plugin))
+    out = command.out_asked(options.out)
+    load_plugins(command.names(options.plugin))
     if options.lose < 0:
         raise UserError(f"--lose: {options.lose:g} is negative; give the points of exact that may be lost, 0 or more")
-    formats = names(options.formats)
-    settings = Settings(
-        model=options.model,
-        toolset=options.toolset,
-        device=options.device,
-        threads=positive(options.threads, "--threads"),
-        suite=options.suite or "",
-        cases=Path(options.cases) if options.cases else None,
-        requests=positive(options.requests, "--requests") or REQUESTS,
-        budget_s=float(positive(options.budget_s, "--budget-s") or BUDGET_S),
-        blocks=BLOCKS,
-        seed=options.seed,
-        cache=Path(options.cache),
-        trim=trim_asked(options),
-        plugins=names(options.plugin),
-        command=shlex.join(["bench", "quantization", *argv]),
+    formats = command.names(options.formats)
+    settings = command.settings_asked(
+        options, "quantization", argv, FULL, suite=options.suite or "", trim=trim_asked(options)
     )
     asked = Asked(
         formats=formats or Asked.formats,
         types=types_asked(options.types, formats or Asked.formats),
-        most=positive(options.grid, "--grid") or Asked.most,
+        most=command.positive(options.grid, "--grid") or Asked.most,
         lose=float(options.lose),
-        limit=positive(options.limit, "--limit"),
-        timed=positive(options.timed, "--timed") or Asked.timed,
+        limit=command.positive(options.limit, "--limit"),
+        timed=command.positive(options.timed, "--timed") or Asked.timed,
     )
-    screen = screen_for(options.json)
-    with ended_by_sigterm():
+    screen = command.screen_for(options.json)
+    with command.ended_by_sigterm():
         outcome = quantization(settings, asked, screen, out=out)
-    screen.say()
-    for table in tables(outcome.report):
-        screen.table(fit(table, screen.console.width, EXPENDABLE))
-    screen.say(LEGEND)
+    command.show(screen, tables(outcome.report), EXPENDABLE, LEGEND)
     for line in advice(outcome.report):
         screen.say(f"  {line}")
-    tell_files(screen, outcome.folder, FILES, outcome.report, as_json=options.json)
+    command.tell_files(screen, outcome.folder, FILES, outcome.report, as_json=options.json)
     candidates = [one for entry in outcome.report["formats"] for one in entry["candidates"]]
     return 1 if any(one["status"] == "failed" for one in candidates) else 0
 
@@ -79,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
 def types_asked(text: str | None, formats: Sequence[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """What ``--types q8_0,q4_0`` or ``gguf:q8_0,gguf:q4_0,onnx:int8`` says, by format. Raises `UserError`."""
     found: dict[str, list[str]] = {}
-    for entry in names(text):
+    for entry in command.names(text):
         fmt, colon, name = entry.rpartition(":")
         if not colon and len(formats) > 1:
             raise UserError(f"--types {entry}: say of which format, as in {formats[0]}:{entry}")
@@ -130,13 +108,6 @@ def _parser() -> Parser:
     add("--lose", type=float, default=1.0, metavar="POINTS", help="points of exact that may be lost (default: 1)")
     add("--timed", type=int, metavar="N", help="mixes of a format that are timed, a process each (default: 12)")
     add("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, metal, ... (default: auto)")
-    add("--threads", type=int, metavar="N", help="threads of every run (default: half the cores, at most 8)")
-    add("--requests", type=int, metavar="N", help=f"timed requests of each (default: {REQUESTS})")
-    add("--budget-s", type=int, metavar="S", help=f"time for the timed requests of all, seconds (default: {BUDGET_S})")
-    add("--out", metavar="DIR", help="where the report goes (default: out/bench/<time>-<commit>); must be new or empty")
-    add("--cache", default="out/artifacts", metavar="DIR", help="where exports and answers are kept")
     add_trim_options(parser)
-    add("--seed", type=int, default=0, metavar="N", help="of the order of blocks and cases (default: 0)")
-    add("--plugin", metavar="MODULE,...", help="modules imported first, to register runtimes of your own")
-    add("--json", action="store_true", help="the report on stdout; everything else goes to stderr")
+    command.add_run_options(parser, FULL, spent="for the timed requests of all", cache="exports and answers")
     return parser

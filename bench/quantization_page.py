@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from bench.markdown import _table, machine_section
+from bench.page import head, machine_section, remarks, run_notes, section, times
 from bench.tables import Table, ms, number, percent, with_interval
 
 EXPENDABLE: Final = ("tool", "times (95% CI)", "won/lost", "embedding", "attention", "mlp")
@@ -30,12 +30,15 @@ _METHODS: Final = {
 
 def render(report: dict[str, Any], *, plot: str | None = None) -> str:
     """The page in Markdown; `plot` is the file name of the picture beside it."""
-    parts = [f"# What {report['model']['name']} loses by being smaller, on {report['toolset']}", _head(report)]
+    parts = [
+        f"# What {report['model']['name']} loses by being smaller, on {report['toolset']}",
+        head(report, cases="cases"),
+    ]
     parts.append("\n".join(f"- {line}" for line in advice(report)))
     if plot:
         parts.append(f"![Exact calls against size and p50]({plot})")
     parts.append("## Results\n\n" + LEGEND)
-    parts += [_table(table, level=3) for table in tables(report)]
+    parts += [section(table, level=3) for table in tables(report)]
     references = [one for entry in report["formats"] for one in entry["candidates"] if one["test"] is None]
     measured = [one for one in references if one["accuracy"]]
     parts += [_method(report), machine_section(report, measured), _remarks(report)]
@@ -93,7 +96,7 @@ def _rows(candidates: Mapping[int, dict[str, Any]]) -> tuple[tuple[str, ...], ..
 
 
 def _row(place: int, one: Mapping[str, Any]) -> tuple[str, ...]:
-    test, times, accuracy = one["test"], one["times"], one["accuracy"]
+    test, accuracy = one["test"], one["accuracy"]
     points = "-"
     if test is not None:
         low, high = (100 * bound for bound in test["difference_ci95"])
@@ -109,7 +112,7 @@ def _row(place: int, one: Mapping[str, Any]) -> tuple[str, ...]:
         "-" if test is None else f"{test['won']}/{test['lost']}",
         "-" if test is None else f"{test['p']:.2g}",
         "-" if one["latency_ms"] is None else ms(one["latency_ms"]["p50"]),
-        "-" if times is None else f"{times['ratio']:.2f} ({times['ci95'][0]:.2f}-{times['ci95'][1]:.2f})",
+        times(one["times"]),
     )
 
 
@@ -119,21 +122,6 @@ def _class(one: Mapping[str, Any], kind: str) -> str:
     stored = sorted((one["stored"] or {}).get(kind, {}))
     told = [name for name in stored if name.removesuffix("g64").removesuffix("g32") != given and name != given]
     return f"{given} ({', '.join(stored)})" if told and given != "q4_k_m" else given
-
-
-def _head(report: dict[str, Any]) -> str:
-    suite, model = report["suite"], report["model"]
-    size = f", {model['parameters'] / 1e6:.1f}M parameters" if model["parameters"] else ""
-    of = f" of {suite['of']}" if suite["of"] != suite["cases"] else ""
-    lines = [
-        f"- model: {model['name']}{size} (sha256 {model['sha256'][:12]})",
-        f"- cases: {suite['name']}, {suite['cases']}{of} (sha256 {suite['sha256'][:12]})",
-        f"- code: {(report['commit'] or 'no commit')[:12]}{' with uncommitted changes' if report['dirty'] else ''}",
-        f"- run: {report['started']} to {report['finished']}",
-    ]
-    if report["settings"]["command"]:
-        lines.append(f"- command: `{report['settings']['command']}`")
-    return "\n".join(lines)
 
 
 def _method(report: dict[str, Any]) -> str:
@@ -161,10 +149,5 @@ def _method(report: dict[str, Any]) -> str:
 
 
 def _remarks(report: dict[str, Any]) -> str:
-    notes = [f"- suite: {note}" for note in report["suite"]["notes"]]
-    for entry in report["formats"]:
-        for one in entry["candidates"]:
-            if one["status"] != "ok":
-                notes.append(f"- {one['artifact']}: {one['status']}: {one['reason']}")
-            notes += [f"- {one['artifact']}: {warning}" for warning in one["warnings"]]
-    return "\n".join(["## Remarks", "", *notes]) if notes else ""
+    notes = [f"suite: {note}" for note in report["suite"]["notes"]]
+    return remarks(notes + run_notes((one for entry in report["formats"] for one in entry["candidates"]), "artifact"))

@@ -6,7 +6,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, Final
 
-from bench.plot import _colours, save
+from bench.plot import colours_of, save
 from bench.quantization_page import numbered
 from bench.tables import ms, number
 
@@ -28,7 +28,7 @@ def draw(report: dict[str, Any], path: Path) -> bool:
     from matplotlib.lines import Line2D
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    colours = _colours([entry["runtime"] for entry in report["formats"]])
+    colours = colours_of([entry["runtime"] for entry in report["formats"]])
     figure, (by_size, by_time) = plt.subplots(1, 2, sharey=True, figsize=(12, 5.4), dpi=150)
     handles: list[Any] = []
     for entry, order, marker in zip(report["formats"], places, cycle(_MARKERS), strict=False):

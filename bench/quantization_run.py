@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,23 +10,22 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.answering import ask, check_runs_here
-from bench.fleet import Fleet, Member
-from bench.folder import check_out, reserved
-from bench.machine import describe
+from bench.fleet import Fleet, Member, try_open
+from bench.folder import check_out, workplace, write_cases, write_lines
 from bench.quantization import Candidate, Search, build, compare, loses, validate
 from bench.quantization_answers import keep, path_of, restore
 from bench.quantization_page import render
 from bench.quantization_plot import draw
 from bench.quantization_search import Tried, descend, grid, types_of
 from bench.records import Run, Settings, Variant
-from bench.report import Context, git_state, samples
-from bench.run import Bench, Outcome, _model_of, _try_open
+from bench.report import git_state, samples
+from bench.run import Bench, Outcome, model_of
 from bench.screen import Screen
 from bench.suites import Suite, load_files, load_suite, subset
-from bench.timing import timing
+from bench.timing import latency
 from bench.variants import Missing, export, made_from, merge
 from configs import path as config
-from export.atomic import staged
+from export.atomic import write_json
 from export.base import Checkpoint
 from export.mixed import Mix, Scheme, name_of, parse
 from export.pipeline import exporter, quant_of, scheme_of
@@ -87,11 +84,8 @@ def quantization(
         check_runs_here(_unquantized(fmt), fmt)
     toolset = load_toolset(settings.toolset)
     suite = dev_cases(settings, toolset, asked.limit)
-    with reserved(out, started, git_state()[0]) as folder, staged(folder) as staging:
-        logs, scratch = staging / "logs", staging / "scratch"
-        logs.mkdir()
-        scratch.mkdir()
-        bench = Bench(settings, toolset, suite, screen, [], scratch, logs)
+    with workplace(out, started, git_state()[0]) as place:
+        bench = Bench(settings, toolset, suite, screen, [], place.scratch, place.logs)
         screen.say(f"{settings.model} on toolset {toolset.name}: {len(suite.cases)} cases (suite {suite.name})")
         for note in suite.notes:
             screen.say(f"  note: {note}")
@@ -99,21 +93,15 @@ def quantization(
             provider, model = _exporter(bench)
         else:
             known = artifacts
-            provider, model = lambda _: known, _model_of(dict(artifacts))
+            provider, model = lambda _: known, model_of(dict(artifacts))
         searches = bench.stage(
             1, STAGES, "Search", "each mix exported and asked the cases; what is kept is not asked again",
             lambda: [_search(bench, asked, scheme, types[fmt], provider) for fmt, scheme in schemes.items()],
         )  # fmt: skip
         _time(bench, [one for search in searches for one in to_time(search, asked.timed)])
-        shutil.rmtree(scratch, ignore_errors=True)
-        context = Context(
-            settings=settings, suite=suite, toolset=toolset.name, toolset_sha256=toolset.sha256, model=model,
-            machine=describe(), started=started, finished=datetime.now(UTC), blocks=bench.blocks,
-            stages_s=bench.stages_s,
-        )  # fmt: skip
-        report = build(context, searches, lose=asked.lose, limit=asked.limit)
-        _write(staging, report, bench, searches)
-    return Outcome(report, folder)
+        report = build(bench.context(model, started), searches, lose=asked.lose, limit=asked.limit)
+        _write(place.staging, report, bench, searches)
+    return Outcome(report, place.target)
 
 
 def dev_cases(settings: Settings, toolset: Toolset, limit: int | None) -> Suite:
@@ -213,22 +201,18 @@ def _time(bench: Bench, candidates: Sequence[Candidate]) -> None:
     """All of them at once, a process each, in shuffled turns."""
     settings = bench.settings
     bench.runs = [one.run for one in candidates]
-    cases = bench.scratch / "cases.jsonl"
-    cases.write_text("".join(json.dumps(case.to_dict()) + "\n" for case in bench.suite.cases), encoding="utf-8")
+    cases = write_cases(bench.scratch / "cases.jsonl", bench.suite.cases)
     with Fleet(bench.logs, settings) as fleet:
 
         def opened() -> list[Member]:
-            found = [_try_open(bench, fleet, run, settings.device, cases) for run in bench.runs if run.status == "ok"]
-            return [member for members in found for member in members]
+            able = [run for run in bench.runs if run.status == "ok"]
+            return [one for run in able for one in try_open(bench.screen, fleet, run, settings.device, cases)]
 
         members: list[Member] = bench.stage(
             2, STAGES, "Open", f"{len(candidates)} candidates, a process each", opened
         )  # fmt: skip
         bench.deadline = time.monotonic() + settings.budget_s
-        bench.stage(
-            3, STAGES, "Latency", "turns in shuffled blocks; this machine should be left alone now",
-            lambda: timing(bench, members),
-        )  # fmt: skip
+        latency(bench, 3, STAGES, members)
 
 
 def _exporter(bench: Bench) -> tuple[Provider, dict[str, Any]]:
@@ -278,12 +262,7 @@ def _right(one: Candidate) -> int:
 def _write(folder: Path, report: dict[str, Any], bench: Bench, searches: Sequence[Search]) -> None:
     validate(report)
     drawn = draw(report, folder / "quantization.png")
-    (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / "report.json", report)
     page = render(report, plot="quantization.png" if drawn else None)
     (folder / "quantization.md").write_text(page, encoding="utf-8")
-    with (folder / "samples.jsonl").open("w", encoding="utf-8") as out:
-        for line in samples([one.run for search in searches for one in search.all], bench.suite):
-            out.write(json.dumps(line, ensure_ascii=False) + "\n")
-    for log in (folder / "logs").iterdir():
-        if log.stat().st_size == 0:
-            log.unlink()
+    write_lines(folder / "samples.jsonl", samples([one.run for search in searches for one in search.all], bench.suite))

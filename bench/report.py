@@ -7,7 +7,7 @@ import math
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,18 @@ def head(context: Context) -> dict[str, Any]:
             "stages_s": {name: round(seconds, 1) for name, seconds in context.stages_s.items()},
         },
         "machines": [{"id": "m0", **context.machine}],
+    }
+
+
+def stamp(schema: str, command: str) -> dict[str, Any]:
+    """How a report begins that has no `Context`: its schema, the code, now, and the command."""
+    commit, dirty = git_state()
+    return {
+        "schema": schema,
+        "commit": commit,
+        "dirty": dirty,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,19 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from bench import report as reports
-from bench.fleet import Fleet, Member
-from bench.folder import check_out, reserved
+from bench.fleet import Fleet, Member, try_open
+from bench.folder import check_out, workplace, write_cases, write_lines
 from bench.judging import agreement, answers
 from bench.machine import describe
 from bench.markdown import render
 from bench.plot import draw
-from bench.process import WorkerFailure
 from bench.records import Run, Settings, Variant
 from bench.screen import Screen
 from bench.suites import Suite, load_files, load_suite, subset
-from bench.timing import speeds, timing
+from bench.timing import latency, speeds
 from bench.variants import REFERENCE, Missing, choose, export, made_from, merge
-from export.atomic import staged
+from export.atomic import write_json
 from router.toolset import Toolset
 from router.toolset_load import load_toolset
 from runtimes import runtime
@@ -35,8 +33,6 @@ JUDGING = 0.6
 """Part of the time left after opening that accuracy and parity may take; latency gets the rest and what they leave."""
 MEASURING = 0.4
 """Part of the budget that is kept for measuring, however long the exports took."""
-QUICK_REQUESTS, QUICK_BLOCKS, QUICK_BUDGET_S = 200, 8, 250.0
-FULL_REQUESTS, FULL_BLOCKS, FULL_BUDGET_S = 1000, 20, 1500.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +68,14 @@ class Bench:
         self.stages_s[title.lower()] = time.monotonic() - begun
         return result
 
+    def context(self, model: dict[str, Any], started: datetime) -> reports.Context:
+        """What the report says beside its runs; the bench has just ended."""
+        return reports.Context(
+            settings=self.settings, suite=self.suite, toolset=self.toolset.name,
+            toolset_sha256=self.toolset.sha256, model=model, machine=describe(), started=started,
+            finished=datetime.now(UTC), blocks=self.blocks, stages_s=self.stages_s,
+        )  # fmt: skip
+
     @property
     def left(self) -> float:
         """Seconds until the budget is used up; never less than one."""
@@ -93,18 +97,13 @@ def all_runtimes(
     """
     settings = replace(settings, threads=settings.threads or default_threads())
     started, clock = datetime.now(UTC), time.monotonic()
-    commit, _ = reports.git_state()
     if out is not None:
         check_out(out)
     toolset = load_toolset(settings.toolset)
-    suite = _suite(settings, toolset)
+    suite = suite_asked(settings, toolset)
     variants = choose(settings, emulated="always")
-    with reserved(out, started, commit) as folder, staged(folder) as staging:
-        logs = staging / "logs"
-        logs.mkdir()
-        scratch = staging / "scratch"
-        scratch.mkdir()
-        bench = Bench(settings, toolset, suite, screen, [Run(v) for v in variants], scratch, logs)
+    with workplace(out, started, reports.git_state()[0]) as place:
+        bench = Bench(settings, toolset, suite, screen, [Run(v) for v in variants], place.scratch, place.logs)
         bench.deadline = clock + settings.budget_s
         _introduce(bench, variants)
         model = _provide(bench, artifacts, reference)
@@ -112,25 +111,13 @@ def all_runtimes(
         bench.deadline = max(bench.deadline, time.monotonic() + MEASURING * settings.budget_s)
         with Fleet(bench.logs, settings) as fleet:
             _measure(bench, fleet)
-        _remove(scratch)
-        context = reports.Context(
-            settings=settings,
-            suite=suite,
-            toolset=toolset.name,
-            toolset_sha256=toolset.sha256,
-            model=model,
-            machine=describe(),
-            started=started,
-            finished=datetime.now(UTC),
-            blocks=bench.blocks,
-            stages_s=bench.stages_s,
-        )
-        report = reports.build(context, bench.runs, bench.reference)
-        _write(staging, report, bench)
-    return Outcome(report, folder)
+        report = reports.build(bench.context(model, started), bench.runs, bench.reference)
+        _write(place.staging, report, bench)
+    return Outcome(report, place.target)
 
 
-def _suite(settings: Settings, toolset: Toolset) -> Suite:
+def suite_asked(settings: Settings, toolset: Toolset) -> Suite:
+    """The cases of a file, or of the suite that is named; of them a part with ``--quick``. Raises `UserError`."""
     if settings.cases is not None:
         suite = load_files([settings.cases], name=settings.cases.stem)
     else:
@@ -157,16 +144,17 @@ def _provide(bench: Bench, artifacts: dict[str, Artifact | Missing] | None, refe
     wanted = list(dict.fromkeys([*(run.variant for run in bench.runs), reference]))
     if artifacts is None:
         bench.screen.stage(1, STAGES, "Export", "what is missing; the rest is taken from the cache")
-        artifacts, model = _export(bench, wanted)
+        artifacts, model = export_all(bench, wanted)
     else:
-        model = _model_of(artifacts)
+        model = model_of(artifacts)
     for run in [*bench.runs, *([] if own else [bench.reference])]:
-        _equip(bench, run, artifacts.get(run.variant.artifact, Missing("there is no artifact of it", True)))
+        equip(bench, run, artifacts.get(run.variant.artifact, Missing("there is no artifact of it", True)))
     bench.stages_s["export"] = time.monotonic() - begun
     return model
 
 
-def _export(bench: Bench, wanted: list[Variant]) -> tuple[dict[str, Artifact | Missing], dict[str, Any]]:
+def export_all(bench: Bench, wanted: list[Variant]) -> tuple[dict[str, Artifact | Missing], dict[str, Any]]:
+    """Artifacts of the bench's model by name, made or found in the cache, and the report's `model`."""
     settings, screen = bench.settings, bench.screen
     with screen.progress() as bars:
 
@@ -190,7 +178,8 @@ def _export(bench: Bench, wanted: list[Variant]) -> tuple[dict[str, Artifact | M
     return artifacts, model | made_from(checkpoint)
 
 
-def _model_of(artifacts: dict[str, Artifact | Missing]) -> dict[str, Any]:
+def model_of(artifacts: dict[str, Artifact | Missing]) -> dict[str, Any]:
+    """The report's `model` of artifacts that were given, from their manifests."""
     source: dict[str, Any] = next((a.manifest["source"] for a in artifacts.values() if isinstance(a, Artifact)), {})
     return {
         "name": str(source.get("name", "unknown")),
@@ -199,7 +188,7 @@ def _model_of(artifacts: dict[str, Artifact | Missing]) -> dict[str, Any]:
     }
 
 
-def _equip(bench: Bench, run: Run, made: Artifact | Missing) -> None:
+def equip(bench: Bench, run: Run, made: Artifact | Missing) -> None:
     """Give a run its artifact, or its reason for having none, or for not running here."""
     if isinstance(made, Artifact):
         run.artifact = made
@@ -225,13 +214,7 @@ def _measure(bench: Bench, fleet: Fleet) -> None:
         lambda: _judge(bench, members, reference),
     )
     timed = [member for member in members if member.run in bench.runs and member.alive and not member.run.emulated]
-    bench.stage(
-        4,
-        STAGES,
-        "Latency",
-        "turns in shuffled blocks; this machine should be left alone now",
-        lambda: timing(bench, timed),
-    )
+    latency(bench, 4, STAGES, timed)
     bench.stage(5, STAGES, "Speeds", "prefill and decode", lambda: speeds(bench, timed))
 
 
@@ -246,21 +229,20 @@ def _judge(bench: Bench, members: list[Member], reference: Member | None) -> Non
 def _open(bench: Bench, fleet: Fleet) -> list[Member]:
     """A worker for every run that can run; the reference first, on the CPU."""
     members: list[Member] = []
-    cases = bench.scratch / "cases.jsonl"
-    cases.write_text("".join(json.dumps(c.to_dict()) + "\n" for c in bench.suite.cases), encoding="utf-8")
+    cases = write_cases(bench.scratch / "cases.jsonl", bench.suite.cases)
     reference = bench.reference
     first = [run for run in bench.runs if run is reference] + [run for run in bench.runs if run is not reference]
     for run in first:
         if run in bench.runs and run.status == "ok":
-            members += _try_open(bench, fleet, run, bench.settings.device, cases)
+            members += try_open(bench.screen, fleet, run, bench.settings.device, cases)
     if reference is not None and reference.artifact is not None and not _on_cpu(members, reference):
         # The measured torch run is on another device, or torch was not chosen: a process for parity alone.
         elsewhere = bench.settings.device not in ("auto", "cpu")
         if reference not in bench.runs and reference.status == "ok":
-            members += _try_open(bench, fleet, reference, "cpu", cases)
+            members += try_open(bench.screen, fleet, reference, "cpu", cases)
         elif reference in bench.runs and (reference.status == "ok" or elsewhere):
             bench.reference = Run(reference.variant, artifact=reference.artifact)
-            members += _try_open(bench, fleet, bench.reference, "cpu", cases)
+            members += try_open(bench.screen, fleet, bench.reference, "cpu", cases)
     return members
 
 
@@ -268,41 +250,9 @@ def _on_cpu(members: Sequence[Member], reference: Run) -> bool:
     return any(member.run is reference and member.run.opened["device"] == "cpu" for member in members)
 
 
-def _try_open(bench: Bench, fleet: Fleet, run: Run, device: str, cases: Path) -> list[Member]:
-    try:
-        member = fleet.open(run, device, cases)
-    except WorkerFailure as failure:
-        if failure.unavailable:
-            run.skip(str(failure))
-            bench.screen.skipped(run.name, str(failure))
-        else:
-            run.fail(str(failure), "open")
-            bench.screen.failed(run.name, str(failure))
-        return []
-    opened = run.opened
-    times = (
-        f"{opened['threads']} threads; loaded in {opened['load_ms']:,.0f} ms, "
-        f"first answer {opened['cold_start_ms']:,.0f} ms after the start of its process"
-    )
-    told = "emulated: not timed" if run.emulated else times
-    bench.screen.done(run.name, f"{opened['device']}, {opened['dtype']}, {told}")
-    return [member]
-
-
 def _write(folder: Path, report: dict[str, Any], bench: Bench) -> None:
     reports.validate(report)
     drawn = draw(report, folder / "accuracy-vs-p95.png")
-    (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / "report.json", report)
     (folder / "report.md").write_text(render(report, plot="accuracy-vs-p95.png" if drawn else None), encoding="utf-8")
-    with (folder / "samples.jsonl").open("w", encoding="utf-8") as out:
-        for line in reports.samples(bench.runs, bench.suite):
-            out.write(json.dumps(line, ensure_ascii=False) + "\n")
-    for log in (folder / "logs").iterdir():
-        if log.stat().st_size == 0:
-            log.unlink()
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
+    write_lines(folder / "samples.jsonl", reports.samples(bench.runs, bench.suite))

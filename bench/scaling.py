@@ -7,9 +7,8 @@ bench of its own: a process for each variant, turns in shuffled blocks, the floo
 from __future__ import annotations
 
 import json
-import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,14 +16,12 @@ from typing import Any, Final
 
 from bench import scaling_page, scaling_plot, scaling_report
 from bench.answering import LabelledRun
-from bench.fleet import Fleet
-from bench.folder import check_out, reserved
+from bench.fleet import Fleet, open_all
+from bench.folder import check_out, workplace, write_lines
 from bench.judging import answers
-from bench.machine import describe
-from bench.peers import _drop_empty, _open
 from bench.records import Run, Settings, Variant
-from bench.report import Context, git_state
-from bench.run import JUDGING, Bench, Outcome, _equip
+from bench.report import git_state
+from bench.run import JUDGING, Bench, Outcome, equip
 from bench.scaling_points import Point, Sweep, argument_tokens, branches, points
 from bench.scaling_report import Measured, row
 from bench.screen import Screen
@@ -33,7 +30,7 @@ from bench.shapes import Shape, changed, of_config
 from bench.suites import Suite, digest
 from bench.timing import timing
 from bench.variants import Missing, choose, merge
-from export.atomic import staged
+from export.atomic import write_json
 from router.tokenizer import RouterTokenizer
 from router.toolset import to_dict
 from router.toolset_load import load_toolset
@@ -105,12 +102,9 @@ def scaling(
         check_out(out)
     chosen = choose(settings, emulated="never")
     toolset = load_toolset(settings.toolset)
-    with reserved(out, started, git_state()[0]) as folder, staged(folder) as staging:
-        logs, scratch = staging / "logs", staging / "scratch"
-        logs.mkdir()
-        scratch.mkdir()
+    with workplace(out, started, git_state()[0]) as place:
         suite = Suite("scaling", (), digest([]))
-        bench = Bench(settings, toolset, suite, screen, [Run(variant) for variant in chosen], scratch, logs)
+        bench = Bench(settings, toolset, suite, screen, [Run(v) for v in chosen], place.scratch, place.logs)
         screen.say(
             f"{asked.shape.name if asked.shape else settings.model}, {', '.join(v.artifact for v in chosen)}: "
             f"{', '.join(asked.sizes)}; about {settings.budget_s / 60:.0f} minutes at most"
@@ -121,14 +115,10 @@ def scaling(
             begun = time.monotonic()
             _sweep(state, sweep, chosen)
             bench.stages_s[sweep] = time.monotonic() - begun
-        context = Context(
-            settings=settings, suite=suite, toolset=toolset.name, toolset_sha256=toolset.sha256, model=model,
-            machine=describe(), started=started, finished=datetime.now(UTC), stages_s=bench.stages_s,
-        )  # fmt: skip
+        context = bench.context(model, started)
         report = scaling_report.build(context, state.measured, masked=asked.masked, notes=state.notes)
-        shutil.rmtree(scratch, ignore_errors=True)
-        _write(staging, report, state)
-    return Outcome(report, folder)
+        _write(place.staging, report, state)
+    return Outcome(report, place.target)
 
 
 _AGAINST: Final[dict[Sweep, str]] = {
@@ -187,7 +177,7 @@ def _sweep(state: State, sweep: Sweep, variants: Sequence[Variant]) -> None:
     bench = Bench(settings, whole.toolset, suite, whole.screen, runs, scratch, whole.logs)
     bench.deadline = time.monotonic() + settings.budget_s
     with Fleet(whole.logs, settings) as fleet:
-        members = _open(bench, fleet)
+        members = open_all(bench, fleet)
         answers(bench, members, None, time.monotonic() + settings.budget_s * JUDGING)
         timing(bench, [member for member in members if member.alive])
     state.runs += [(sweep, run) for run in runs]
@@ -255,7 +245,7 @@ def _cut(state: State, rows: int, variants: Sequence[Variant]) -> list[Run]:
 
 
 def _equipped(bench: Bench, run: Run, made: Artifact | Missing | None) -> Run:
-    _equip(bench, run, made or Missing("there is no artifact of it", True))
+    equip(bench, run, made or Missing("there is no artifact of it", True))
     if run.status != "ok":
         (bench.screen.failed if run.status == "failed" else bench.screen.skipped)(run.name, str(run.reason))
     return run
@@ -274,11 +264,12 @@ def _toolsets(folder: Path, there: Sequence[Point]) -> str:
 def _write(folder: Path, report: dict[str, Any], state: State) -> None:
     scaling_report.validate(report)
     drawn = scaling_plot.draw(report, folder)
-    (folder / "scaling.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / "scaling.json", report)
     (folder / "scaling.md").write_text(scaling_page.render(report, plots=drawn), encoding="utf-8")
-    with (folder / "samples.jsonl").open("w", encoding="utf-8") as file:
-        for sweep, run in state.runs:
-            for timed in run.timed:
-                line = {"sweep": sweep, "run": run.name, "case": timed.case, "block": timed.block, "ms": timed.ms}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    _drop_empty(sorted((folder / "logs").iterdir()))
+    write_lines(folder / "samples.jsonl", _samples(state))
+
+
+def _samples(state: State) -> Iterator[dict[str, Any]]:
+    for sweep, run in state.runs:
+        for timed in run.timed:
+            yield {"sweep": sweep, "run": run.name, "case": timed.case, "block": timed.block, "ms": timed.ms}

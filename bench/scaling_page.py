@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Final
 
-from bench.markdown import _table, machine_section
+from bench.page import code_lines, machine_section, model_line, remarks, section
 from bench.tables import Table, ms, number
 
 EXPENDABLE: Final = ("p95 ms", "n", "call tokens", "decided", "names part at")
@@ -38,7 +38,7 @@ def render(report: dict[str, Any], *, plots: Collection[str] = ()) -> str:
             parts.append(f"![p50 and floor, with the law]({picture(sweep['sweep'])})")
         parts.append(f"Passes should be {sweep['passes']}. p50 and floor grow with {_what(sweep)}.")
         parts.append("\n".join(f"- {law(sweep, one)}" for one in sweep["variants"]))
-        parts += [_table(_points(sweep, one), level=3) for one in sweep["variants"] if one["points"]]
+        parts += [section(_points(sweep, one), level=3) for one in sweep["variants"] if one["points"]]
     blocks = [block for sweep in report["sweeps"] for block in sweep["blocks"]]
     runs = {run["artifact"]: run for s in report["sweeps"] for one in s["variants"] for run in one["runs"]}
     told = [run | {"versions": run["versions"] or {}} for run in runs.values()]
@@ -111,24 +111,15 @@ def _line(found: dict[str, Any] | None, unit: str) -> str:
 
 
 def _head(report: dict[str, Any]) -> str:
-    model, settings = report["model"], report["settings"]
-    size = f", {model['parameters'] / 1e6:.1f}M parameters" if model["parameters"] else ""
-    lines = [
-        f"- model: {model['name']}{size} (sha256 {model['sha256'][:12] or 'unknown'})",
-        f"- code: {(report['commit'] or 'no commit')[:12]}{' with uncommitted changes' if report['dirty'] else ''}",
-        f"- run: {report['started']} to {report['finished']}{', --quick' if settings['quick'] else ''}",
-    ]
-    if settings["command"]:
-        lines.append(f"- command: `{settings['command']}`")
-    return "\n".join(lines)
+    return "\n".join([model_line(report["model"]), *code_lines(report)])
 
 
 def _remarks(report: dict[str, Any]) -> str:
-    notes = [f"- {note}" for note in report["notes"]]
+    notes = list(report["notes"])
     for sweep in report["sweeps"]:
         for one in sweep["variants"]:
-            notes += [f"- {sweep['sweep']}: {line}" for line in (*one["reasons"], *one["warnings"])]
-    return "\n".join(["## Remarks", "", *notes]) if notes else ""
+            notes += [f"{sweep['sweep']}: {line}" for line in (*one["reasons"], *one["warnings"])]
+    return remarks(notes)
 
 
 def _count(value: int | None) -> str:

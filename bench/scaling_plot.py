@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from bench.laws import Line
-from bench.plot import _colours, save
+from bench.plot import colours_of, save
 from bench.scaling_page import TITLES, UNITS, picture
 
 _X: Final = {
@@ -41,7 +41,7 @@ def _draw(report: dict[str, Any], sweep: dict[str, Any], folder: Path) -> bool:
     figure, axes = plt.subplots(figsize=(9, 5), dpi=150)
     at = _AT[sweep["sweep"]]
     runtimes = [next(iter(run["runtime"] for run in one["runs"]), one["variant"]) for one, _ in drawn]
-    colours = _colours(runtimes)
+    colours = colours_of(runtimes)
     for (one, points), runtime in zip(drawn, runtimes, strict=True):
         _variant(axes, sweep, one, points, at, colours[runtime])
     axes.set_xscale("log", base=2)

@@ -6,8 +6,6 @@ from what the machine can read and multiply (`bench.predict`) and told before an
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,24 +14,23 @@ from typing import Any, Final
 
 from bench import shape_page, shape_report
 from bench.answering import LabelledRun
-from bench.fleet import Fleet, Member
-from bench.folder import check_out, reserved
+from bench.fleet import Fleet, Member, open_all
+from bench.folder import check_out, workplace, write_lines
 from bench.judging import answers
-from bench.machine import describe
 from bench.peer import kind_of
-from bench.peers import PeerRun, Wanted, _drop_empty, _equip_peer, _judge_timed, _open, contenders
-from bench.predict import predicted, rates_for, weight_bytes
+from bench.peers import PeerRun, Wanted, contenders, equip_peer, judge_timed
+from bench.predict import few_limit, predicted, rates_for, weights_of
 from bench.records import Run, Settings
-from bench.report import Context, git_state, samples
-from bench.run import JUDGING, MEASURING, Bench, Outcome, _equip
+from bench.report import git_state, samples
+from bench.run import JUDGING, MEASURING, Bench, Outcome, equip
 from bench.screen import Screen
 from bench.shape_making import Artifacts, Machine, dry_passes, exported, made_checkpoint, probe, trimmed_checkpoint
 from bench.shapes import Shape
 from bench.suites import Suite, load_files
-from bench.timing import timing
+from bench.timing import latency
 from bench.variants import Missing, choose
 from configs import path as config
-from export.atomic import staged
+from export.atomic import write_json
 from router.toolset_load import load_toolset
 from runtimes.artifact import Artifact, sha256_file
 from runtimes.base import default_threads
@@ -87,11 +84,9 @@ def shape(
     toolset = load_toolset(settings.toolset)
     suite = fixed_cases(settings)
     runs = chosen(settings, asked)
-    with reserved(out, started, git_state()[0]) as folder, staged(folder) as staging:
-        logs, scratch = staging / "logs", staging / "scratch"
-        logs.mkdir()
-        scratch.mkdir()
-        bench = Bench(settings, toolset, suite, screen, runs, scratch, logs, deadline=clock + settings.budget_s)
+    with workplace(out, started, git_state()[0]) as place:
+        bench = Bench(settings, toolset, suite, screen, runs, place.scratch, place.logs)
+        bench.deadline = clock + settings.budget_s
         screen.say(
             f"{asked.shape.name}, {asked.shape.parameters / 1e6:,.1f}M random weights, on toolset {toolset.name}: "
             f"{len(runs)} runs, {len(suite.cases)} fixed calls, about {settings.budget_s / 60:.0f} minutes at most"
@@ -111,17 +106,12 @@ def shape(
             lambda: _predict(bench, asked, machine),
         )
         bench.deadline = max(bench.deadline, time.monotonic() + MEASURING * settings.budget_s)
-        with Fleet(logs, settings) as fleet:
+        with Fleet(place.logs, settings) as fleet:
             _measure(bench, fleet)
-        shutil.rmtree(scratch, ignore_errors=True)
-        context = Context(
-            settings=settings, suite=suite, toolset=toolset.name, toolset_sha256=toolset.sha256, model=model,
-            machine=describe(), started=started, finished=datetime.now(UTC), blocks=bench.blocks,
-            stages_s=bench.stages_s,
-        )  # fmt: skip
+        context = bench.context(model, started)
         report = shape_report.build(context, runs, asked.shape, told, masked=asked.masked)
-        _write(staging, report, bench)
-    return Outcome(report, folder)
+        _write(place.staging, report, bench)
+    return Outcome(report, place.target)
 
 
 def chosen(settings: Settings, asked: Asked) -> list[Run]:
@@ -171,7 +161,7 @@ def _provide(bench: Bench, asked: Asked, artifacts: Artifacts | None) -> dict[st
             _equip_forced(bench, run, artifacts)
             continue
         made = artifacts.get(run.name, Missing("there is no artifact of it", True))
-        _equip(bench, run, made)
+        equip(bench, run, made)
         if isinstance(made, Artifact) and run.status == "ok":
             bench.screen.done(run.name, f"{made.size_bytes / 1e6:8.1f} MB  {made.folder}")
         else:
@@ -184,7 +174,7 @@ def _equip_forced(bench: Bench, run: PeerRun, artifacts: Artifacts) -> None:
         run.skip("it cannot be told within a request which tokens to take", "compare on a trained model: bench peers")
         bench.screen.skipped(run.name, f"{run.reason}; {run.fix}")
         return
-    _equip_peer(bench, run, Wanted(), artifacts.get(run.source.artifact, Missing("there is none", True)))
+    equip_peer(bench, run, Wanted(), artifacts.get(run.source.artifact, Missing("there is none", True)))
     run.more["forced"] = True
 
 
@@ -195,25 +185,28 @@ def _predict(bench: Bench, asked: Asked, machine: Machine | None) -> shape_repor
     weights, dry = {}, {}
     for run in runs:
         assert run.artifact is not None
-        weights[run.name] = weight_bytes(run.artifact)
-        key = sha256_file(run.artifact.tokenizer)
+        weights[run.name] = own = weights_of(run.artifact, run.variant)
+        key = sha256_file(run.artifact.tokenizer), few_limit(run.artifact, own)
         if key not in dry:
-            dry[key] = dry_passes(run.artifact, bench)
+            dry[key] = dry_passes(run.artifact, bench, key[1])
         told.passes[run.name] = dry[key]
-    found = machine or probe(asked.shape, weights.values(), bench.settings.threads or 1, bench.logs)
+    sizes = set().union(*(own.reads for own in weights.values()))
+    found = machine or probe(asked.shape, sizes, bench.settings.threads or 1, bench.logs)
     told.machine = found
     for run in runs:
         assert run.artifact is not None
-        rates = rates_for(run.variant, found.bandwidth(weights[run.name]), found.ops_s)
-        own = replace(asked.shape, vocab=run.artifact.vocab_size)
-        told.predicted[run.name] = predicted(own, told.passes[run.name], run.variant, weights[run.name], rates)
+        own = weights[run.name]
+        reading, less = found.bandwidth(own.total), found.bandwidth(own.total - own.output)
+        cut = replace(asked.shape, vocab=run.artifact.output_rows)
+        rates = rates_for(run.variant, reading, found.ops_s, less)
+        told.predicted[run.name] = predicted(cut, told.passes[run.name], run.variant, own, rates)
     bench.screen.table(shape_page.prediction(told))
     return told
 
 
 def _measure(bench: Bench, fleet: Fleet) -> None:
     members = bench.stage(
-        3, STAGES, "Open", "one process for each; load, then a first request", lambda: _open(bench, fleet)
+        3, STAGES, "Open", "one process for each; load, then a first request", lambda: open_all(bench, fleet)
     )
     deadline = time.monotonic() + bench.left * JUDGING
     bench.stage(
@@ -225,15 +218,9 @@ def _measure(bench: Bench, fleet: Fleet) -> None:
     )
     _check(bench, members)
     alive = [member for member in members if member.alive]
-    bench.stage(
-        5,
-        STAGES,
-        "Latency",
-        "turns in shuffled blocks; this machine should be left alone now",
-        lambda: timing(bench, alive),
-    )
+    latency(bench, 5, STAGES, alive)
     for member in alive:
-        _judge_timed(bench, member.run)
+        judge_timed(bench, member.run)
     _check(bench, alive)
 
 
@@ -254,9 +241,6 @@ def _ours(run: Run) -> bool:
 
 def _write(folder: Path, report: dict[str, Any], bench: Bench) -> None:
     shape_report.validate(report)
-    (folder / "shape.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / "shape.json", report)
     (folder / "shape.md").write_text(shape_page.render(report), encoding="utf-8")
-    with (folder / "samples.jsonl").open("w", encoding="utf-8") as file:
-        for line in samples(bench.runs, bench.suite):
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    _drop_empty(sorted((folder / "logs").iterdir()))
+    write_lines(folder / "samples.jsonl", samples(bench.runs, bench.suite))

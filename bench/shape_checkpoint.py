@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.shapes import Shape
-from export.atomic import disk_errors, staged
+from export.atomic import disk_errors, staged, write_json
 from export.base import Checkpoint
-from export.checkpoint import MODELS, TOKENIZER_FILES, flat_config, open_checkpoint, read_json
+from export.checkpoint import MODELS, TOKENIZER_FILES, find_made, flat_config, open_checkpoint
 from export.pipeline import wire_name
 from router.wire_format import wire_format
 from runtimes.artifact import TOKENIZER
@@ -53,7 +53,7 @@ def make(
         digest.update(hashlib.sha256(data).digest() + name.encode())
     key = digest.hexdigest()
     target = work / f"{shape.name}-{key[:12]}"
-    found = _cached(target, shape.name)
+    found = find_made(target, shape.name, RECORD)
     if found is not None:
         return found
     with disk_errors(target):
@@ -71,13 +71,11 @@ def make(
                 (staging / name).write_bytes(data)
             wire = wire_format(wire_name(staging / TOKENIZER))
             if tokenizer is not None:
-                _write_json(
-                    staging / "tokenizer_config.json", _tokenizer_config(wire.bos, wire.eos, wire.pad, wire.unk)
-                )
-            _write_json(staging / "config.json", flat_config(shape.config(), staging))
+                write_json(staging / "tokenizer_config.json", _tokenizer_config(wire.bos, wire.eos, wire.pad, wire.unk))
+            write_json(staging / "config.json", flat_config(shape.config(), staging))
             _write_weights(staging / "model.safetensors", shape)
             made = open_checkpoint(staging, name=shape.name)
-            _write_json(staging / RECORD, {"key": key, "sha256": made.sha256, "seed": shape.seed})
+            write_json(staging / RECORD, {"key": key, "sha256": made.sha256, "seed": shape.seed})
     return Checkpoint(target, made.name, made.sha256, made.config)
 
 
@@ -184,17 +182,3 @@ def _tokenizer_config(bos: str, eos: str, pad: str, unk: str) -> dict[str, Any]:
     """What transformers and mlx-lm need beside a ``tokenizer.json``."""
     tokens = {"bos_token": bos, "eos_token": eos, "pad_token": pad, "unk_token": unk}
     return {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **tokens}
-
-
-def _cached(target: Path, name: str) -> Checkpoint | None:
-    """The checkpoint at `target` if it is whole; its hash is computed again."""
-    try:
-        record = read_json(target / RECORD)
-        found = open_checkpoint(target, name=name)
-    except (UserError, OSError):
-        return None
-    return found if found.sha256 == record.get("sha256") else None
-
-
-def _write_json(path: Path, data: dict[str, Any]) -> None:
-    path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
+from typing import Final
 
-from bench.command import ended_by_sigterm, names, positive, screen_for, tell_files
+from bench import command
 from bench.shapes import PRESETS, add_shape_options, shape_asked
 from runtimes.console import Parser
 from runtimes.errors import UserError
@@ -18,58 +18,32 @@ FILES = (
     ("samples.jsonl", "every call that was taken, every timed request"),
     ("logs/", "what the processes wrote"),
 )
-QUICK_REQUESTS, QUICK_BUDGET_S = 96, 250.0
-FULL_REQUESTS, FULL_BUDGET_S = 480, 1500.0
+QUICK: Final = command.Effort(requests=96, blocks=8, budget_s=250)
+FULL: Final = command.Effort(requests=480, blocks=20, budget_s=1500)
 
 
 def main(argv: Sequence[str]) -> int:
     """``bench shape``: parse, make, predict, measure, show. 1 where a run failed."""
     options = _parser().parse_args(list(argv))
-    from bench.folder import check_out
     from bench.plugins import load_plugins
-    from bench.records import Settings
-    from bench.run import FULL_BLOCKS, QUICK_BLOCKS
     from bench.shape import Asked, shape
     from bench.shape_page import EXPENDABLE, LEGEND, tables
-    from bench.tables import fit
 
-    out = Path(options.out) if options.out else None
-    if out is not None:
-        check_out(out)
-    load_plugins(names(options.plugin))
-    quick = bool(options.quick)
-    settings = Settings(
-        model=options.shape,
-        toolset=options.toolset,
-        runtimes=names(options.runtimes),
-        variants=names(options.variants),
-        device=options.device,
-        threads=positive(options.threads, "--threads"),
-        cases=Path(options.cases) if options.cases else None,
-        requests=positive(options.requests, "--requests") or (QUICK_REQUESTS if quick else FULL_REQUESTS),
-        budget_s=float(positive(options.budget_s, "--budget-s") or (QUICK_BUDGET_S if quick else FULL_BUDGET_S)),
-        quick=quick,
-        seed=options.seed,
-        blocks=QUICK_BLOCKS if quick else FULL_BLOCKS,
-        cache=Path(options.cache),
-        plugins=names(options.plugin),
-        command=shlex.join(["bench", "shape", *argv]),
-    )
+    out = command.out_asked(options.out)
+    load_plugins(command.names(options.plugin))
+    settings = command.settings_asked(options, "shape", argv, QUICK if options.quick else FULL, model=options.shape)
     asked = Asked(
         shape_asked(options.shape, options),
         tokenizer=tokenizer_asked(options.tokenizer),
         trim_tokens=options.trim_tokens,
-        peers=None if options.peers is None else names(options.peers),
+        peers=None if options.peers is None else command.names(options.peers),
         masked=options.always_mask,
     )
-    screen = screen_for(options.json)
-    with ended_by_sigterm():
+    screen = command.screen_for(options.json)
+    with command.ended_by_sigterm():
         outcome = shape(settings, asked, screen, out=out)
-    screen.say()
-    for table in tables(outcome.report):
-        screen.table(fit(table, screen.console.width, EXPENDABLE))
-    screen.say(LEGEND)
-    tell_files(screen, outcome.folder, FILES, outcome.report, as_json=options.json)
+    command.show(screen, tables(outcome.report), EXPENDABLE, LEGEND)
+    command.tell_files(screen, outcome.folder, FILES, outcome.report, as_json=options.json)
     return 1 if any(one["status"] == "failed" for one in outcome.report["runs"]) else 0
 
 
@@ -122,20 +96,9 @@ def _parser() -> Parser:
         "--variants", metavar="A,B", help="only these artifacts (default: of every runtime one of 32 bits and one of 8)"
     )
     add("--device", default="cpu", metavar="DEVICE", help="cpu, cuda, metal, ... (default: cpu; MLX: where it runs)")
-    add("--threads", type=int, metavar="N", help="threads of every run (default: half the cores, at most 8)")
-    add("--requests", type=int, metavar="N", help="timed requests (default: 480; 96 with --quick)")
-    add("--budget-s", type=int, metavar="S", help="time for everything, seconds (default: 1500; 250 with --quick)")
-    add("--out", metavar="DIR", help="where the report goes (default: out/bench/<time>-<commit>); must be new or empty")
-    add(
-        "--cache",
-        default="out/artifacts",
-        metavar="DIR",
-        help="where weights and exports are kept, a gigabyte for 270M",
+    command.add_run_options(
+        parser, FULL, QUICK, cache="weights and exports, a gigabyte for 270M,", plugins="runtimes or peers"
     )
-    add("--seed", type=int, default=0, metavar="N", help="of the order of blocks and cases (default: 0)")
-    add("--plugin", metavar="MODULE,...", help="modules imported first, to register runtimes or peers of your own")
-    add("--quick", action="store_true", help="fewer requests, less time")
-    add("--json", action="store_true", help="the report on stdout; everything else goes to stderr")
     return parser
 
 

@@ -5,12 +5,12 @@ Whatever is heavy is done in a process of its own.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from bench.folder import write_cases
 from bench.forced import BlankModel, ForcedRouted
 from bench.machine import load_average
 from bench.predict import Size, sizes_of
@@ -49,10 +49,13 @@ class Machine:
         return self.bytes_s[min(fitting) if fitting else max(self.bytes_s)]
 
 
-def dry_passes(artifact: Artifact, bench: Bench) -> dict[str, list[Size]]:
-    """Case -> the passes that its gold calls take on an artifact's tokenizer, worked out without a model."""
+def dry_passes(artifact: Artifact, bench: Bench, few: int) -> dict[str, list[Size]]:
+    """Case -> the passes that its gold calls take on an artifact's tokenizer, worked out without a model.
+
+    `few`: up to how many ids are asked for alone.
+    """
     tokenizer = RouterTokenizer.load(artifact.tokenizer, wire_format(artifact.wire))
-    blank = BlankModel(artifact.vocab_size, artifact.context_length)
+    blank = BlankModel(artifact.vocab_size, artifact.context_length, few)
     routed = ForcedRouted(blank, tokenizer, bench.toolset)
     routed.limit_to(bench.suite.cases)
     return {case.id: sizes_of(routed.passes_of(case)[1]) for case in bench.suite.cases}
@@ -137,6 +140,5 @@ def trimmed_checkpoint(
     if entries <= tokens:
         smaller = replace(shape, name=f"{shape.name}-{tokens}", vocab=tokens)
         return made_checkpoint(bench, smaller, tokenizer)
-    cases = bench.scratch / "trim-cases.jsonl"
-    cases.write_text("".join(json.dumps(case.to_dict()) + "\n" for case in bench.suite.cases), encoding="utf-8")
+    cases = write_cases(bench.scratch / "trim-cases.jsonl", bench.suite.cases)
     return made_checkpoint(bench, shape, tokenizer, Trim((ENGLISH, str(cases)), tokens))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from bench.markdown import _table, machine_section
-from bench.peers_page import _times
+from bench.page import code_lines, machine_section, remarks, run_notes, section, times
 from bench.predict import Size
 from bench.shape_report import Told
 from bench.tables import Table, ms, number
@@ -56,10 +55,10 @@ def render(report: dict[str, Any]) -> str:
         f"# {shape['name']}: what it costs here, before anybody trains it",
         _head(report),
         "## Results\n\n" + LEGEND,
-        *(_table(table, level=3) for table in tables(report)),
+        *(section(table, level=3) for table in tables(report)),
         _probe(report),
         machine_section(report, report["runs"], "name"),
-        _remarks(report),
+        remarks(run_notes(report["runs"], "name")),
         _METHOD.format(
             **settings,
             masking=_MASKED if report["masked"] else _NOT_MASKED,
@@ -112,12 +111,12 @@ def _ratios(report: dict[str, Any]) -> Table:
     ratios = {(entry["contender"], entry["baseline"]): entry for entry in report["ratios"]}
     ours = list(dict.fromkeys(entry["baseline"] for entry in report["ratios"] if entry["ratio"] is not None))
     peers = list(dict.fromkeys(entry["contender"] for entry in report["ratios"]))
-    rows = tuple((peer, *(_times(ratios.get((peer, one))) for one in ours)) for peer in peers)
+    rows = tuple((peer, *(times(ratios.get((peer, one))) for one in ours)) for peer in peers)
     return Table("Time of each peer over that of ... (95% CI)", ("run", *ours), rows if ours else ())
 
 
 def _head(report: dict[str, Any]) -> str:
-    shape, request, settings = report["shape"], report["request"], report["settings"]
+    shape, request = report["shape"], report["request"]
     lines = [
         f"- shape: width {shape['hidden']}, MLP {shape['intermediate']}, {shape['layers']} layers (every "
         f"{shape['pattern']}. global, window {shape['window']}), {shape['heads']} heads and {shape['kv_heads']} of "
@@ -130,13 +129,7 @@ def _head(report: dict[str, Any]) -> str:
             f"tokens of prompt, {request['cached_tokens']:.0f} of them cached; calls of {request['call_tokens']:.0f} "
             f"tokens, {request['decided_tokens']:.0f} of them decided, in {request['passes']:.0f} passes (medians)"
         )
-    lines += [
-        f"- code: {(report['commit'] or 'no commit')[:12]}{' with uncommitted changes' if report['dirty'] else ''}",
-        f"- run: {report['started']} to {report['finished']}{', --quick' if settings['quick'] else ''}",
-    ]
-    if settings["command"]:
-        lines.append(f"- command: `{settings['command']}`")
-    return "\n".join(lines)
+    return "\n".join([*lines, *code_lines(report)])
 
 
 def _probe(report: dict[str, Any]) -> str:
@@ -157,18 +150,10 @@ def _probe(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _remarks(report: dict[str, Any]) -> str:
-    notes = []
-    for one in report["runs"]:
-        if one["status"] != "ok":
-            stage = f" in {one['stage']}" if one["stage"] else ""
-            notes.append(f"- {one['name']}: {one['status']}{stage}: {one['reason']}")
-        notes += [f"- {one['name']}: {warning}" for warning in one["warnings"]]
-    return "\n".join(["## Remarks", "", *notes]) if notes else ""
-
-
 def _passes(sizes: list[Size]) -> str:
-    return f"{len(sizes)} of {', '.join(str(size.tokens) for size in sizes)} tokens"
+    few = sum(size.ids is not None for size in sizes)
+    told = f"{len(sizes)} of {', '.join(str(size.tokens) for size in sizes)} tokens"
+    return f"{told}; {few} over few ids" if few else told
 
 
 def _factor(value: float | None) -> str:
@@ -190,4 +175,5 @@ _METHOD: Final = """## How this was measured
   shuffled blocks. {warmup} warm-up requests, then up to {requests} timed ones, fewer where the time budget did not
   reach (n). Percentiles: {percentiles}.
 - The prediction: for every pass the longer of reading weights and cached keys and values at the measured bandwidth, and
-  of its operations at the measured rate; formulas in bench/predict.py. It knows nothing of any runtime."""
+  of its operations at the measured rate; formulas in bench/predict.py. Of a runtime it knows whether it multiplies in
+  int8, and whether it computes the logits of few ids alone where the grammar leaves few."""

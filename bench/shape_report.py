@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Final
 
-from bench.peers_report import _contender, compare
+from bench.peers_report import compare, contender
 from bench.predict import Size
 from bench.records import Run
 from bench.report import Context, check_schema, head
@@ -81,7 +81,7 @@ def validate(report: dict[str, Any]) -> bool:
 
 
 def _entry(run: Run, context: Context, told: Told) -> dict[str, Any]:
-    found = {key: value for key, value in _contender(run, context, None).items() if key not in DROPPED}
+    found = {key: value for key, value in contender(run, context, None).items() if key not in DROPPED}
     size = None if run.artifact is None else run.artifact.size_bytes / 1e6
     peak, latency = found["peak_rss_mb"], found["latency_ms"]
     forecast = told.predicted.get(run.name)

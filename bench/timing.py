@@ -24,6 +24,12 @@ FLOOR_REPEATS = 60
 """Runs of the floor's loop in all, spread over the blocks."""
 
 
+def latency(bench: Bench, number: int, stages: int, members: Sequence[Member]) -> None:
+    """`timing` as a stage of a bench."""
+    told = "turns in shuffled blocks; this machine should be left alone now"
+    bench.stage(number, stages, "Latency", told, lambda: timing(bench, members))
+
+
 def timing(bench: Bench, members: Sequence[Member]) -> None:
     """Warm-up, then shuffled blocks of timed requests, the floor's loop among them."""
     settings, screen = bench.settings, bench.screen

@@ -7,7 +7,6 @@ read once.
 
 from __future__ import annotations
 
-import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from bench.folder import write_lines
 from bench.machine import describe
-from bench.markdown import _calls, _table
 from bench.metrics import Verdict, judge, summarize
+from bench.page import section, told_calls
 from bench.records import MODES
 from bench.report import git_state
 from bench.tables import Table, percent
-from export.atomic import staged
+from export.atomic import staged, write_json
 from router.cases import Case
 from router.core import Router
 from router.toolset import Call, Toolset
@@ -123,11 +123,9 @@ def unseen(
         got = answers(router, asked, lambda n: progress(n, len(asked)))
     report = build(artifact, folder, split, asked, got, command=command, seconds=time.monotonic() - began)
     with staged(out) as staging:
-        (staging / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(staging / "report.json", report)
         (staging / "unseen.md").write_text(render(report), encoding="utf-8")
-        with (staging / "samples.jsonl").open("w", encoding="utf-8") as file:
-            for line in _samples(asked, got):
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        write_lines(staging / "samples.jsonl", _samples(asked, got))
     return report
 
 
@@ -213,10 +211,10 @@ def render(report: dict[str, Any]) -> str:
         f"# {name} on declarations it has not seen ({report['data']}, {report['split']})",
         f"{report['cases']} cases from {report['requests']} requests, {tools} tools declared with each; "
         f"{report['artifact']}, commit {commit}.",
-        _table(table(report), level=2),
+        section(table(report), level=2),
         "## Misses\n\n"
         + "\n".join(
-            f"- {miss['user']!r}: {_calls(miss['got'])} where {_calls(miss['gold'])} is right"
+            f"- {miss['user']!r}: {told_calls(miss['got'])} where {told_calls(miss['gold'])} is right"
             for miss in report["misses"][:MOST_MISSES]
         ),
         "By the tool that is right. Intervals of 95%: Wilson's, or by request where a request is asked under several "

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from bench.command import positive, screen_for
+from bench.command import positive, screen_for, tell_files
 from runtimes.console import Parser
 
 if TYPE_CHECKING:
@@ -50,10 +48,7 @@ def main(argv: Sequence[str]) -> int:
         )
         bars.end("ask")
     screen.table(table(report))
-    screen.files(out, [(name, what) for name, what in FILES])
-    if options.json:
-        json.dump({"folder": str(out), "report": report}, sys.stdout, ensure_ascii=False)
-        sys.stdout.write("\n")
+    tell_files(screen, out, FILES, report, as_json=options.json)
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import os
 import platform
 import re
@@ -15,9 +16,10 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from runtimes.artifact import STAGING_PREFIX
 from runtimes.errors import UserError
@@ -52,6 +54,11 @@ def staged(target: Path) -> Iterator[Path]:
             raise type(error)(str(error).replace(str(staging), str(target))) from error
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def write_json(path: Path, data: Mapping[str, Any], *, indent: int | None = 1) -> None:
+    """A JSON document, with `indent` one value a line, so that two can be compared line by line."""
+    path.write_text(json.dumps(data, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def put_in_place(folder: Path, target: Path) -> None:

@@ -15,6 +15,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,16 @@ def open_checkpoint(folder: str | Path, *, name: str | None = None) -> Checkpoin
     for path in (*weights, folder / "config.json", folder / "tokenizer.json", *trimmed):
         digest.update(f"{sha256_file(path)}  {path.name}\n".encode())
     return Checkpoint(folder, name or folder.name, digest.hexdigest(), config)
+
+
+def find_made(target: Path, name: str, record: str) -> Checkpoint | None:
+    """The checkpoint at `target` if it is whole: its hash, computed again, is the one in the file called `record`."""
+    try:
+        known = read_json(target / record)
+        found = open_checkpoint(target, name=name)
+    except (UserError, OSError):
+        return None
+    return found if found.sha256 == known.get("sha256") else None
 
 
 def locate(model: str | Path, *, adapter: str | Path | None = None, toolset: str | None = None) -> Parts:
@@ -108,11 +119,20 @@ def count_parameters(folder: Path) -> int:
 
 def count_weights(path: Path) -> int:
     """Number of weights in a safetensors file, from its header."""
-    from math import prod
+    return sum(prod(entry["shape"]) for entry in _tensors(path).values())
 
+
+def tensor_bytes(path: Path) -> dict[str, int]:
+    """Tensor name -> bytes of a safetensors file, from its header."""
+    places = {name: entry["data_offsets"] for name, entry in _tensors(path).items()}
+    return {name: int(end) - int(begin) for name, (begin, end) in places.items()}
+
+
+def _tensors(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file (https://github.com/huggingface/safetensors#format) without its metadata."""
     with path.open("rb") as f:
         header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
-    return sum(prod(entry["shape"]) for key, entry in header.items() if key != "__metadata__")
+    return {name: entry for name, entry in header.items() if name != "__metadata__"}
 
 
 def flat_config(config: dict[str, Any], where: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
 import warnings
@@ -11,9 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from export.atomic import disk_errors, staged
+from export.atomic import disk_errors, staged, write_json
 from export.base import Checkpoint
-from export.checkpoint import TOKENIZER_FILES, Parts, flat_config, locate, open_checkpoint, read_json, weight_files
+from export.checkpoint import (
+    TOKENIZER_FILES,
+    Parts,
+    find_made,
+    flat_config,
+    locate,
+    open_checkpoint,
+    read_json,
+    weight_files,
+)
 from runtimes.artifact import sha256_file
 from runtimes.errors import UnavailableError, UserError
 
@@ -48,7 +56,7 @@ def merge_checkpoint(
             raise UserError(f"{parts.base}: tokenizer.json is missing; save the tokenizer beside the weights")
         key = inputs_sha256(parts)
         target = work / f"{re.sub(r'[^A-Za-z0-9._-]', '-', parts.name)}-{key[:12]}"
-        found = _cached(target, parts.name)
+        found = find_made(target, parts.name, RECORD)
         if found is not None:
             return found
         if progress:
@@ -57,7 +65,7 @@ def merge_checkpoint(
             _write(parts, config, staging)
             checkpoint = open_checkpoint(staging, name=parts.name)
             record = {"name": parts.name, "key": key, "sha256": checkpoint.sha256}
-            (staging / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            write_json(staging / RECORD, record)
     return Checkpoint(target, parts.name, checkpoint.sha256, checkpoint.config)
 
 
@@ -79,16 +87,6 @@ def recorded_inputs(folder: Path) -> str | None:
         return None
 
 
-def _cached(target: Path, name: str) -> Checkpoint | None:
-    """The checkpoint at `target` if it is whole; its hash is computed again."""
-    try:
-        record = read_json(target / RECORD)
-        found = open_checkpoint(target, name=name)
-    except (UserError, OSError):
-        return None
-    return found if found.sha256 == record.get("sha256") else None
-
-
 def _write(parts: Parts, config: dict[str, Any], folder: Path) -> None:
     from safetensors.torch import save_file
 
@@ -104,7 +102,7 @@ def _write(parts: Parts, config: dict[str, Any], folder: Path) -> None:
                 "differently; train without modules_to_save"
             )
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    _write_json(folder / "config.json", config)
+    write_json(folder / "config.json", config)
     for name in TOKENIZER_FILES:
         if (parts.base / name).is_file():
             shutil.copyfile(parts.base / name, folder / name)
@@ -112,7 +110,7 @@ def _write(parts: Parts, config: dict[str, Any], folder: Path) -> None:
         # A router is greedy; FunctionGemma's own generation config samples.
         generation = read_json(parts.base / "generation_config.json")
         greedy = {k: v for k, v in generation.items() if k not in _SAMPLING} | {"do_sample": False}
-        _write_json(folder / "generation_config.json", greedy)
+        write_json(folder / "generation_config.json", greedy)
 
 
 def _load_base(base: Path, config: dict[str, Any]) -> Any:
@@ -170,10 +168,6 @@ def _merge(net: Any, adapter: Path) -> Any:
         if "missing adapter keys" in str(warning.message):
             raise UserError(f"{adapter}: weights are missing ({_first_line(warning.message)})")
     return merged
-
-
-def _write_json(path: Path, data: dict[str, Any]) -> None:
-    path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _first_line(error: object) -> str:

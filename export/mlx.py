@@ -55,18 +55,9 @@ _COMPANIONS = ("tokenizer.model", "tokenizer_config.json", "chat_template.jinja"
 
 def availability() -> Availability:
     """Whether mlx-lm can be imported here; it also needs transformers, which the export extra brings."""
-    from importlib.metadata import PackageNotFoundError, version
-
     from runtimes.mlx import availability as runtime_availability
 
-    state = runtime_availability()
-    if not state.available:
-        return state
-    try:
-        version("transformers")
-    except PackageNotFoundError:
-        return Availability(False, state.version, "transformers is not installed", 'pip install "edgecall[mlx,export]"')
-    return state
+    return runtime_availability().with_package("transformers", 'pip install "edgecall[mlx,export]"')
 
 
 def write(source: Checkpoint, folder: Path, quant: str, toolset: Toolset) -> Written:

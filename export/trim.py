@@ -19,9 +19,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-from export.atomic import disk_errors, staged
+from export.atomic import disk_errors, staged, write_json
 from export.base import Checkpoint
-from export.checkpoint import TOKENIZER_FILES, open_checkpoint, read_json, weight_files
+from export.checkpoint import TOKENIZER_FILES, find_made, open_checkpoint, read_json, weight_files
 from export.merge import RECORD as MERGED
 from export.pipeline import wire_name
 from export.trim_files import named_ids, remapped, trimmed_sentencepiece, trimmed_settings, trimmed_tokenizer
@@ -68,7 +68,7 @@ def trim_checkpoint(
     }
     key = _key(source, record)
     target = Path(work) / f"{source.folder.name}-trim-{key[:12]}"
-    found = _cached(target, f"{source.name}-trim")
+    found = find_made(target, f"{source.name}-trim", RECORD)
     if found is not None:
         return found
     if progress:
@@ -80,7 +80,7 @@ def trim_checkpoint(
             _write(source, spec, generation, selection.ids, staging)
             _check(tokenizer, RouterTokenizer.load(staging / TOKENIZER, tokenizer.wire), selection.ids, texts)
         made = open_checkpoint(staging, name=f"{source.name}-trim")
-        _write_json(staging / RECORD, {**record, "key": key, "sha256": made.sha256})
+        write_json(staging / RECORD, {**record, "key": key, "sha256": made.sha256})
     return Checkpoint(target, made.name, made.sha256, made.config)
 
 
@@ -147,11 +147,11 @@ def _write(
 ) -> None:  # fmt: skip
     _write_weights(source, ids, folder)
     config = remapped(source.config, ids) | {"vocab_size": len(ids)}
-    _write_json(folder / "config.json", config)
+    write_json(folder / "config.json", config)
     if generation:
-        _write_json(folder / _GENERATION, remapped(generation, ids))
+        write_json(folder / _GENERATION, remapped(generation, ids))
     kept = trimmed_tokenizer(spec, ids, source.folder / TOKENIZER)
-    _write_json(folder / TOKENIZER, kept, indent=None)
+    write_json(folder / TOKENIZER, kept, indent=None)
     spelled = {token["content"] for token in kept["added_tokens"]}
     dropped = {token["content"] for token in spec.get("added_tokens") or ()} - spelled
     for name in TOKENIZER_FILES:
@@ -161,9 +161,9 @@ def _write(
         if name == "tokenizer.model":
             (folder / name).write_bytes(trimmed_sentencepiece(path.read_bytes(), ids, path))
         elif name == "added_tokens.json":
-            _write_json(folder / name, {t["content"]: t["id"] for t in kept["added_tokens"]})
+            write_json(folder / name, {t["content"]: t["id"] for t in kept["added_tokens"]})
         elif path.suffix == ".json":
-            _write_json(folder / name, trimmed_settings(read_json(path), dropped, ids))
+            write_json(folder / name, trimmed_settings(read_json(path), dropped, ids))
         else:
             shutil.copyfile(path, folder / name)
 
@@ -196,17 +196,3 @@ def _key(source: Checkpoint, record: dict[str, Any]) -> str:
     files = [path for path in (source.folder / name for name in names) if path.is_file()]
     lines = [f"trim {_VERSION}", json.dumps(record), *(f"{sha256_file(path)}  {path.name}" for path in files)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _cached(target: Path, name: str) -> Checkpoint | None:
-    """The checkpoint at `target` if it is whole; its hash is computed again."""
-    try:
-        record = read_json(target / RECORD)
-        found = open_checkpoint(target, name=name)
-    except (UserError, OSError):
-        return None
-    return found if found.sha256 == record.get("sha256") else None
-
-
-def _write_json(path: Path, data: dict[str, Any], *, indent: int | None = 1) -> None:
-    path.write_text(json.dumps(data, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")

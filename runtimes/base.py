@@ -134,6 +134,18 @@ class Availability:
     fix: str = ""
     devices: dict[str, DeviceStatus] = field(default_factory=dict)
 
+    def with_package(self, name: str, fix: str) -> Availability:
+        """The same where the distribution `name` is installed, which is needed besides; else not available."""
+        from importlib.metadata import PackageNotFoundError, version
+
+        if not self.available:
+            return self
+        try:
+            version(name)
+        except PackageNotFoundError:
+            return Availability(False, self.version, f"{name} is not installed", fix)
+        return self
+
 
 class Pass(NamedTuple):
     """One forward pass: over which tokens, behind how many cached ones, and which rows are asked for."""

@@ -7,7 +7,7 @@ a pass writes follows from the number of positions, so rewinding is giving fewer
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,17 +90,28 @@ def bare_loop(
     passes: Sequence[Pass],
 ) -> BareLoop:
     """The same passes as bare `MLModel.predict` calls, with their inputs made beforehand."""
-    model = open_model(artifact, device=device, threads=threads)
-    ml, state = model.ml, model.ml.make_state()
+    ml = open_model(artifact, device=device, threads=threads).ml
+    state = ml.make_state()
+    return bare_passes(lambda inputs: ml.predict(inputs, state), prefix, passes)
+
+
+def bare_passes(predict: Callable[[dict[str, Any]], object], prefix: Sequence[int], passes: Sequence[Pass]) -> BareLoop:
+    """`predict` over the inputs of `passes`, made beforehand; the state that it knows holds `prefix` by then."""
     if prefix:
-        ml.predict(package_inputs(prefix, 0, "last"), state)
+        predict(package_inputs(prefix, 0, "last"))
     steps = [package_inputs(tokens, start, rows) for start, tokens, rows, _ in passes]
 
     def run() -> None:
         for inputs in steps:
-            ml.predict(inputs, state)
+            predict(inputs)
 
     return run
+
+
+def package_logits(out: Mapping[str, Any], vocab_size: int, rows: Rows) -> Logits:
+    """The package's output as `Session.append` returns it."""
+    logits: Logits = np.asarray(out["logits"], dtype=np.float32).reshape(-1, vocab_size)
+    return logits[-1] if rows == "last" else logits
 
 
 def package_inputs(tokens: Sequence[int], start: int, rows: Rows) -> dict[str, Any]:
@@ -170,8 +181,7 @@ class CoreMLSession(CountingSession):
 
     def _forward(self, tokens: Sequence[int], rows: Rows) -> Logits:
         out = self._coreml.ml.predict(package_inputs(tokens, self._position, rows), self._state)
-        logits: Logits = np.asarray(out["logits"], dtype=np.float32).reshape(-1, self._coreml.vocab_size)
-        return logits[-1] if rows == "last" else logits
+        return package_logits(out, self._coreml.vocab_size, rows)
 
 
 def _device(name: str) -> str:
@@ -225,7 +235,9 @@ __all__ = [
     "CoreMLSession",
     "availability",
     "bare_loop",
+    "bare_passes",
     "check_interface",
     "open_model",
     "package_inputs",
+    "package_logits",
 ]

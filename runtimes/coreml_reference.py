@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from runtimes.artifact import Artifact
 from runtimes.base import (
     Availability,
@@ -23,7 +21,7 @@ from runtimes.base import (
     Rows,
     check_threads,
 )
-from runtimes.coreml import FORMAT, check_interface, package_inputs
+from runtimes.coreml import FORMAT, bare_passes, check_interface, package_inputs, package_logits
 from runtimes.errors import SessionError, UnavailableError, UserError
 from runtimes.mil.blas import set_threads
 from runtimes.mil.plan import Plan
@@ -83,15 +81,7 @@ def bare_loop(
 
     plan = open_model(artifact, device=device, threads=threads).plan
     state = new_state(plan)
-    if prefix:
-        execute(plan, package_inputs(prefix, 0, "last"), state)
-    steps = [package_inputs(tokens, start, rows) for start, tokens, rows, _ in passes]
-
-    def run() -> None:
-        for inputs in steps:
-            execute(plan, inputs, state)
-
-    return run
+    return bare_passes(lambda inputs: execute(plan, inputs, state), prefix, passes)
 
 
 class ReferenceModel:
@@ -143,8 +133,7 @@ class ReferenceSession(CountingSession):
 
     def _forward(self, tokens: Sequence[int], rows: Rows) -> Logits:
         out = self._execute(self._reference.plan, package_inputs(tokens, self._position, rows), self._state)
-        logits: Logits = np.asarray(out["logits"], dtype=np.float32).reshape(-1, self._reference.vocab_size)
-        return logits[-1] if rows == "last" else logits
+        return package_logits(out, self._reference.vocab_size, rows)
 
 
 __all__ = ["EMULATED", "FORMAT", "ReferenceModel", "ReferenceSession", "availability", "bare_loop", "open_model"]

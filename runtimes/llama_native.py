@@ -6,6 +6,8 @@ import ctypes
 import os
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -193,30 +195,30 @@ def _ggml() -> Any:
 
 def tensor_types(path: Path) -> dict[str, int]:
     """Tensor name -> enum ggml_type, from the head of a GGUF file (gguf.h). Raises `ArtifactError` if unreadable."""
-    lib = _gguf()
-    log.clear()
-    context = lib.gguf_init_from_file(os.fsencode(path), _GgufParams(True, None))
-    if not context:
-        raise ArtifactError(f"{path}: not a readable GGUF file ({log.reason()}); export again")
-    try:
+    with _gguf_head(path) as (lib, context):
         count = lib.gguf_get_n_tensors(context)
         return {
             lib.gguf_get_tensor_name(context, i).decode(): int(lib.gguf_get_tensor_type(context, i))
             for i in range(count)
         }
-    finally:
-        lib.gguf_free(context)
 
 
 def weight_bytes(path: Path) -> int:
     """Bytes of a GGUF file's tensors: all behind its head, which holds the vocabulary. Errors as `tensor_types`."""
+    with _gguf_head(path) as (lib, context):
+        return path.stat().st_size - int(lib.gguf_get_data_offset(context))
+
+
+@contextmanager
+def _gguf_head(path: Path) -> Iterator[tuple[Any, Any]]:
+    """The library and the context of a file whose head was read. Raises `ArtifactError` if it is unreadable."""
     lib = _gguf()
     log.clear()
     context = lib.gguf_init_from_file(os.fsencode(path), _GgufParams(True, None))
     if not context:
         raise ArtifactError(f"{path}: not a readable GGUF file ({log.reason()}); export again")
     try:
-        return path.stat().st_size - int(lib.gguf_get_data_offset(context))
+        yield lib, context
     finally:
         lib.gguf_free(context)
 

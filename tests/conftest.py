@@ -1,14 +1,26 @@
-"""What all tests share: one thread, no network, the tiny router and the kiwi toolset."""
+"""What all tests share: one thread, no network, the tiny router and the kiwi toolset.
+
+Tests run in several processes at once (`make test`): none may need another's leavings, a folder or a port of its own
+choosing, or more than the one thread that every library here is told to take.
+"""
 
 from __future__ import annotations
 
 import gzip
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before any library reads them: with as many threads as cores a busy machine slows some runtimes a hundredfold.
-for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ[_name] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # MLX keeps the kernels that it compiles for the CPU under TMPDIR and loads what it finds, also what a neighbour's
+    # compiler is still writing (mlx/backend/cpu/compiled.cpp). So every worker keeps its own, from run to run.
+    _own = f"edgecall-tests-{getattr(os, 'getuid', int)()}-{os.environ['PYTEST_XDIST_WORKER']}"
+    (Path(tempfile.gettempdir()) / _own).mkdir(exist_ok=True)
+    os.environ["TMPDIR"] = str(Path(tempfile.gettempdir()) / _own)
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -26,12 +38,20 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """torch reads its thread count when it is first imported; a test that loads it later gets one thread too."""
+def _one_thread() -> Iterator[None]:
+    """torch reads its thread count when it is first imported; a test that loads it later gets one thread too.
+
+    A runtime that is told nothing takes half the cores: as if there were two, so that it is one thread on any machine.
+    """
     import sys
+
+    from runtimes import base
 
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base, "available_cores", lambda: 2)
+        yield
 
 
 @pytest.fixture(scope="session")

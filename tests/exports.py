@@ -31,6 +31,12 @@ def variants() -> Iterator[tuple[str, str, str]]:
             yield name, "not", "importable"
 
 
+def bare_artifact(source: Checkpoint, folder: Path, fmt: str, quant: str, weights: str) -> Artifact:
+    """An artifact in `folder` whose manifest has no more than runtimes need."""
+    sizes = {"context_length": source.context_length, "vocab_size": source.vocab_size}
+    return Artifact(folder, {"format": fmt, "quant": quant, "weights": weights, **sizes})
+
+
 def write_artifact(source: Checkpoint, fmt: str, quant: str, folder: Path, toolset: Toolset) -> Artifact:
     """Write the weights and what a runtime reads beside them; skip, with the reason, where that cannot be done here,
     or nothing here opens them."""

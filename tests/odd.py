@@ -82,3 +82,34 @@ def walk(session: Any, tokens: list[int], rng: Any, *, longest: int = 40) -> Any
         assert out.dtype == np.float32
         rows |= {start + i: row.copy() for i, row in enumerate(out)}
     return rows
+
+
+def random_tokens(source: Checkpoint, count: int, seed: int) -> list[int]:
+    """Ids of the model's vocabulary, its first four control tokens left out."""
+    import numpy as np
+
+    return [int(token) for token in np.random.default_rng(seed).integers(4, source.vocab_size, count)]
+
+
+def check_walk(model: Any, tokens: list[int], want: Any, seed: int, *, longest: int = 40) -> None:
+    """Random splits and rewinds come to the logits `want`, a row for each token."""
+    import numpy as np
+
+    rows = walk(model.session(), tokens, np.random.default_rng(seed), longest=longest)
+    assert len(rows) > len(tokens) / 4
+    for position, row in rows.items():
+        np.testing.assert_allclose(row, want[position], atol=2e-3, err_msg=f"position {position}")
+
+
+def check_independence(model: Any, tokens: list[int], want: Any) -> None:
+    """Two sessions turn and turn about come to the logits `want`, a row for each of more than 111 tokens."""
+    import numpy as np
+
+    first, second = model.session(), model.session()
+    first.append(tokens[:100])
+    second.append(tokens[5:50])
+    np.testing.assert_allclose(first.append(tokens[100:110], rows="all"), want[100:110], atol=2e-3)
+    second.rewind(0)
+    np.testing.assert_allclose(second.append(tokens[:30], rows="all"), want[:30], atol=2e-3)
+    np.testing.assert_allclose(first.append(tokens[110:112], rows="all"), want[110:112], atol=2e-3)
+    np.testing.assert_allclose(second.append(tokens[30:32]), want[31], atol=2e-3)

@@ -16,9 +16,10 @@ from train.backends.common import claim
 from train.loop import LoopConfig
 
 LOOP: Final[dict[str, Any]] = {
-    "steps": 0, "learning_rate": 0.001, "warmup": 40, "weight_decay": 0.0, "validate_every": 200, "save_every": 100,
+    "steps": 0, "learning_rate": 0.003, "warmup": 40, "weight_decay": 0.0, "validate_every": 200, "save_every": 100,
 }  # fmt: skip
-"""What a configuration's ``loop`` need not say: rates for a base of a few million parameters."""
+"""What a configuration's ``loop`` need not say. The rate is for a base of a few million parameters, on which it was
+measured (docs/experiments.md); one of 270 million wants about 2e-4."""
 
 QUANTIZE: Final = ("none", "q8_0", "q4_0")
 """What `LoraConfig.quantize` knows: nothing, or GGUF's name of the blocks that the export will have."""

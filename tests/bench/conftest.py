@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -20,3 +21,26 @@ def scripted_runtime() -> Iterator[None]:
         del registry[name]
     for name in KINDS:
         del PEERS[name]
+
+
+@pytest.fixture
+def refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[list[str], str], None]:
+    """`refused(argv, told)`: exit code 2, one line on stderr with `told` in it, nothing on stdout and nothing written.
+
+    The command runs in a folder of its own, where the folder ``full`` holds a file.
+    """
+    from bench.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+
+    def check(argv: list[str], told: str) -> None:
+        assert main(argv) == 2
+        captured = capsys.readouterr()
+        assert told in captured.err and captured.err.count("\n") == 1 and captured.out == ""
+        assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+    return check

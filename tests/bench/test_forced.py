@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench.forced import LIFTED, BlankModel, ForcedRouted, ForcedSession
+from bench.predict import sizes_of
 from configs import path as config
 from router.cases import Case, load_cases
 from router.core import Router
@@ -94,6 +96,20 @@ def test_tokens_and_passes_are_those_of_a_real_request(tokenizer: RouterTokenize
         sizes.add(len(gold))
         assert forced.timed(case)["calls"] == event["calls"] and event["stats"]["forcing_ms"] > 0
     assert max(sizes) <= 26, "calls of about 22 tokens"
+
+
+def test_dry_passes_ask_for_few_ids_as_a_runtime_does(tokenizer: RouterTokenizer, kiwi: Toolset) -> None:
+    vocab = tokenizer.vocab_size
+    forced = ForcedRouted(FakeModel(random_rule(vocab), vocab, shortlist_limit=64), tokenizer, kiwi)
+    dry = ForcedRouted(BlankModel(vocab, 4096, 64), tokenizer, kiwi)
+    whole = ForcedRouted(BlankModel(vocab, 4096), tokenizer, kiwi)
+    few = 0
+    for case in CASES:
+        found, same = sizes_of(dry.passes_of(case)[1]), sizes_of(forced.passes_of(case)[1])
+        assert found == same and all(size.ids is None or 0 < size.ids <= 64 for size in found)
+        assert [replace(size, ids=None) for size in found] == sizes_of(whole.passes_of(case)[1])
+        few += sum(size.ids is not None for size in found)
+    assert few > len(CASES), "names and enums leave few"
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from bench.process import Crew, Stopped, WorkerFailure, environment
+from tests.bench.ended import gone
 
 HUNG_S = 300.0
 BENCH = """
@@ -66,19 +67,6 @@ def until(done: Callable[[], bool], what: str) -> None:
     while not done():
         assert time.monotonic() < deadline, what
         time.sleep(0.05)
-
-
-def gone(pid: int) -> bool:
-    """Also where nobody has asked for its exit status yet."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        pass
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])

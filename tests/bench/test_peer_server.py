@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from router.gbnf import gbnf
 from router.toolset import Toolset
 from runtimes.errors import UserError
 from tests.bench import made, stub_server
+from tests.bench.ended import ends
 
 Program = Callable[[str], str]
 
@@ -63,20 +63,6 @@ def opened(program: Program, tmp_path: Path, kiwi: Toolset) -> Iterator[Opener]:
         server.close()
 
 
-def gone(pid: int, seconds: float = 20.0) -> bool:
-    """Whether a process has ended, given a while."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-            if Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split(") ")[-1][0] == "Z":
-                return True
-        except (ProcessLookupError, FileNotFoundError):
-            return True
-        time.sleep(0.05)
-    return False
-
-
 def test_asks_as_documented(opened: Opener, tmp_path: Path, kiwi: Toolset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STUB_SEEN", str(tmp_path / "seen.jsonl"))
     server = opened("slow-start")
@@ -95,7 +81,7 @@ def test_asks_as_documented(opened: Opener, tmp_path: Path, kiwi: Toolset, monke
         assert command[command.index(option) + 1] == value
     (pid,) = server.pids
     server.close()
-    assert gone(pid)
+    assert ends(pid)
 
 
 def test_an_answer_at_the_limit_has_no_end(opened: Opener) -> None:
@@ -200,14 +186,14 @@ def test_the_server_goes_with_its_worker(
     worker = WorkerProcess("holder", tmp_path / "holder.log", module="holder")
     try:
         (pid,) = worker.call("hold", server=program("good"), log=str(tmp_path / "server.log"))["pids"]
-        assert not gone(pid, 0.2)
+        assert not ends(pid, 0.2)
         if how == "crash":
             os.kill(worker.pid, signal.SIGKILL)
             with pytest.raises(WorkerFailure):
                 worker.call("hold", server="", log="")
         else:
             worker.close()
-        assert gone(pid)
+        assert ends(pid)
     finally:
         worker.kill()
 

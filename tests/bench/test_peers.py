@@ -80,16 +80,8 @@ def test_peers_open_what_was_chosen_of_their_format() -> None:
         (["peers", "seed", "--plugin", "not_there"], "--plugin not_there: there is no such module"),
     ],
 )
-def test_mistakes_are_one_line(
-    argv: list[str], told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "notes.txt").write_text("mine")
-    assert main(argv) == 2
-    captured = capsys.readouterr()
-    assert told in captured.err and captured.err.count("\n") == 1 and captured.out == ""
-    assert not (tmp_path / "out").exists()
+def test_mistakes_are_one_line(argv: list[str], told: str, refused: Callable[[list[str], str], None]) -> None:
+    refused(argv, told)
 
 
 def timed_run(name: str, times: list[tuple[str, float, int]]) -> Run:
@@ -421,7 +413,7 @@ def test_llama_server_in_a_whole_run(run_peers: Bench, tmp_path: Path, monkeypat
 
 
 def test_cases_that_were_only_timed_are_judged(kiwi: Toolset) -> None:
-    from bench.peers import _judge_timed
+    from bench.peers import judge_timed
     from bench.run import Bench as State
 
     run = PeerRun(Variant("parrot", "scripted", "a", 32), label="parrot@a", peer="parrot")
@@ -429,7 +421,7 @@ def test_cases_that_were_only_timed_are_judged(kiwi: Toolset) -> None:
     run.answers["grammar"]["c000"] = Answer("c000", [made.WRONG], [], "", None, {}, False)
     run.verdicts["grammar"]["c000"] = judge(made.CASES[0], [made.WRONG], kiwi)
     state = State(Settings(), kiwi, made.SUITE, Screen(quiet=True), [run], Path(), Path())
-    _judge_timed(state, run)
+    judge_timed(state, run)
     assert {case: verdict.exact for case, verdict in run.verdicts["grammar"].items()} == {
         "c000": False, "c001": True, "c002": True, "c003": True,
     }  # fmt: skip

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from bench.process import WorkerFailure, WorkerProcess, environment
+from tests.bench.ended import ends, gone
 
 MODULE = "tests.bench.misbehaving"
 
@@ -20,14 +19,6 @@ def worker(tmp_path: Path) -> WorkerProcess:
     process = WorkerProcess("w", tmp_path / "logs" / "w.log", module=MODULE)
     yield process
     process.kill()
-
-
-def gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
 
 
 def test_answers_and_events(worker: WorkerProcess) -> None:
@@ -100,17 +91,7 @@ def test_what_a_hanging_worker_started_is_ended_with_it(worker: WorkerProcess) -
     child = worker.call("spawn")["pid"]
     with pytest.raises(WorkerFailure):
         worker.call("hang", silence=0.5)
-    deadline = time.monotonic() + 20
-    while not (gone(child) or _zombie(child)):
-        assert time.monotonic() < deadline, "the grandchild lives on"
-        time.sleep(0.05)
-
-
-def _zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return False
+    assert ends(child), "the grandchild lives on"
 
 
 def test_worker_ends_when_its_input_closes(worker: WorkerProcess) -> None:
@@ -138,7 +119,4 @@ def test_a_worker_does_not_outlive_its_bench(tmp_path: Path) -> None:
     pid = int(bench.stdout.readline())
     bench.kill()
     bench.wait()
-    deadline = time.monotonic() + 60
-    while not (gone(pid) or _zombie(pid)):
-        assert time.monotonic() < deadline, "the worker lives on"
-        time.sleep(0.1)
+    assert ends(pid), "the worker lives on"

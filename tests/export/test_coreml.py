@@ -17,10 +17,10 @@ import pytest
 from export.base import Checkpoint, Written
 from router.toolset import Toolset
 from runtimes import coreml as runtime
-from runtimes.artifact import Artifact
 from runtimes.errors import UserError
 from runtimes.mil import OPERATIONS
-from tests.odd import odd_checkpoint, reference, walk
+from tests.exports import bare_artifact
+from tests.odd import odd_checkpoint, random_tokens, reference, walk
 from tests.tiny import WINDOW
 
 torch = pytest.importorskip("torch")
@@ -72,18 +72,7 @@ def as_model(made: Made, source: Checkpoint, quant: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     monkeypatch.setattr(platform, "mac_ver", lambda: ("15.0", ("", "", ""), "arm64"))
     monkeypatch.setattr(ct.models, "MLModel", StandIn)
-    manifest = {
-        "format": "coreml",
-        "quant": quant,
-        "weights": made.written.weights,
-        "context_length": source.context_length,
-        "vocab_size": source.vocab_size,
-    }
-    return runtime.open_model(Artifact(made.folder, manifest))
-
-
-def random_tokens(source: Checkpoint, count: int, seed: int) -> list[int]:
-    return [int(t) for t in np.random.default_rng(seed).integers(4, source.vocab_size, count)]
+    return runtime.open_model(bare_artifact(source, made.folder, "coreml", quant, made.written.weights))
 
 
 def forward(net: Gemma3Stateful, tokens: list[int], start: int = 0) -> np.ndarray:

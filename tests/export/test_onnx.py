@@ -77,7 +77,7 @@ def test_what_is_written(tiny: Checkpoint, written: dict[str, tuple[Path, Any]],
         for i, kind in enumerate(kinds)
         for part in ("key", "value")
     }
-    session = ort.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    session = opened(folder / "model.onnx")
     assert {i.name: i.shape for i in session.get_inputs()} == {
         **dict.fromkeys(("input_ids", "positions", "cells.global", "cells.local"), [1, "n"]),
         "rows": ["rows"],
@@ -147,6 +147,12 @@ def test_embedding_and_output_layer_share_one_matrix(written: dict[str, tuple[Pa
     assert head.input[2] == lookup.input[2]
 
 
+def opened(model: Path | bytes) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
 def run_one(op_type: str, inputs: dict[str, np.ndarray], out: tuple[int, ...], **attributes: Any) -> np.ndarray:
     """ONNX Runtime's own operator on its own."""
     kinds = [
@@ -156,8 +162,7 @@ def run_one(op_type: str, inputs: dict[str, np.ndarray], out: tuple[int, ...], *
     graph = helper.make_graph([node], "one", kinds, [helper.make_tensor_value_info("y", TensorProto.FLOAT, out)])
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    result: np.ndarray = session.run(None, inputs)[0]
+    result: np.ndarray = opened(model.SerializeToString()).run(None, inputs)[0]
     return result
 
 

@@ -22,7 +22,8 @@ from export.base import Checkpoint
 from runtimes import coreml
 from runtimes.artifact import Artifact
 from runtimes.errors import ArtifactError, SessionError, UnavailableError, UserError
-from tests.odd import odd_checkpoint, reference, walk
+from tests.exports import bare_artifact
+from tests.odd import check_independence, check_walk, odd_checkpoint, random_tokens, reference
 from tests.passes import consecutive
 from tests.tiny import WINDOW
 
@@ -87,14 +88,7 @@ def mac(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def an_artifact(source: Checkpoint, quant: str = "fp32") -> Artifact:
-    manifest = {
-        "format": "coreml",
-        "quant": quant,
-        "weights": "model.mlpackage",
-        "context_length": source.context_length,
-        "vocab_size": source.vocab_size,
-    }
-    return Artifact(Path("somewhere"), manifest)
+    return bare_artifact(source, Path("somewhere"), "coreml", quant, "model.mlpackage")
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +104,7 @@ def model(tiny: Checkpoint, net: Gemma3Stateful, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture(scope="module")
 def tokens(tiny: Checkpoint) -> list[int]:
-    return [int(t) for t in np.random.default_rng(7).integers(4, tiny.vocab_size, LENGTH)]
+    return random_tokens(tiny, LENGTH, 7)
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +114,7 @@ def want(tiny: Checkpoint, tokens: list[int]) -> Any:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_random_splits_and_rewinds(model: coreml.CoreMLModel, tokens: list[int], want: Any, seed: int) -> None:
-    rows = walk(model.session(), tokens, np.random.default_rng(seed), longest=WINDOW + 30)
-    assert len(rows) > LENGTH / 4
-    for position, row in rows.items():
-        np.testing.assert_allclose(row, want[position], atol=2e-3, err_msg=f"position {position}")
+    check_walk(model, tokens, want, seed, longest=WINDOW + 30)
 
 
 def test_other_tokens_after_a_rewind(tiny: Checkpoint, model: coreml.CoreMLModel, tokens: list[int]) -> None:
@@ -135,13 +126,7 @@ def test_other_tokens_after_a_rewind(tiny: Checkpoint, model: coreml.CoreMLModel
 
 
 def test_sessions_are_independent(model: coreml.CoreMLModel, tokens: list[int], want: Any) -> None:
-    first, second = model.session(), model.session()
-    first.append(tokens[:100])
-    second.append(tokens[5:50])
-    np.testing.assert_allclose(first.append(tokens[100:110], rows="all"), want[100:110], atol=2e-3)
-    second.rewind(0)
-    np.testing.assert_allclose(second.append(tokens[:30], rows="all"), want[:30], atol=2e-3)
-    np.testing.assert_allclose(first.append(tokens[110:112]), want[111], atol=2e-3)
+    check_independence(model, tokens, want)
 
 
 def test_rows(model: coreml.CoreMLModel, tokens: list[int]) -> None:
@@ -157,11 +142,8 @@ def test_rows(model: coreml.CoreMLModel, tokens: list[int]) -> None:
 def test_two_key_heads(tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = odd_checkpoint(tmp_path / "odd", tiny)
     monkeypatch.setattr(StandIn, "net", load_checkpoint(source, 128), raising=False)
-    ids = [int(t) for t in np.random.default_rng(3).integers(4, source.vocab_size, 100)]
-    want = reference(source, ids)
-    session = coreml.open_model(an_artifact(source)).session()
-    for position, row in walk(session, ids, np.random.default_rng(0)).items():
-        np.testing.assert_allclose(row, want[position], atol=2e-3)
+    ids = random_tokens(source, 100, 3)
+    check_walk(coreml.open_model(an_artifact(source)), ids, reference(source, ids), 0)
 
 
 def test_edges(model: coreml.CoreMLModel, tokens: list[int], want: Any) -> None:

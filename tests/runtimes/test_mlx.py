@@ -17,7 +17,8 @@ import pytest
 from export.base import Checkpoint
 from runtimes.artifact import Artifact
 from runtimes.errors import ArtifactError, SessionError, UnavailableError, UserError
-from tests.odd import odd_checkpoint, reference, walk
+from tests.exports import bare_artifact
+from tests.odd import check_independence, check_walk, odd_checkpoint, random_tokens, reference
 from tests.passes import consecutive
 from tests.tiny import WINDOW
 
@@ -34,14 +35,7 @@ LENGTH = 3 * WINDOW + 17
 def export(source: Checkpoint, folder: Path, quant: str) -> Artifact:
     nothing: Any = None
     written = exporter.write(source, folder, quant, nothing)
-    manifest = {
-        "format": "mlx",
-        "quant": quant,
-        "weights": written.weights,
-        "context_length": source.context_length,
-        "vocab_size": source.vocab_size,
-    }
-    return Artifact(folder, manifest)
+    return bare_artifact(source, folder, "mlx", quant, written.weights)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +51,7 @@ def model(artifact: Artifact, request: pytest.FixtureRequest) -> runtime.MlxMode
 
 @pytest.fixture(scope="module")
 def tokens(tiny: Checkpoint) -> list[int]:
-    return [int(t) for t in np.random.default_rng(7).integers(4, tiny.vocab_size, LENGTH)]
+    return random_tokens(tiny, LENGTH, 7)
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +61,7 @@ def want(tiny: Checkpoint, tokens: list[int]) -> Any:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_random_splits_and_rewinds(model: runtime.MlxModel, tokens: list[int], want: Any, seed: int) -> None:
-    rows = walk(model.session(), tokens, np.random.default_rng(seed), longest=WINDOW + 30)
-    assert len(rows) > LENGTH / 4
-    for position, row in rows.items():
-        np.testing.assert_allclose(row, want[position], atol=2e-3, err_msg=f"position {position}")
+    check_walk(model, tokens, want, seed, longest=WINDOW + 30)
 
 
 def test_one_token_at_a_time_past_the_window(model: runtime.MlxModel, tokens: list[int], want: Any) -> None:
@@ -88,13 +79,7 @@ def test_last_is_the_last_of_all(model: runtime.MlxModel, tokens: list[int]) -> 
 
 
 def test_sessions_are_independent(model: runtime.MlxModel, tokens: list[int], want: Any) -> None:
-    first, second = model.session(), model.session()
-    first.append(tokens[:100])
-    second.append(tokens[5:50])
-    np.testing.assert_allclose(first.append(tokens[100:110], rows="all"), want[100:110], atol=2e-3)
-    second.rewind(0)
-    np.testing.assert_allclose(second.append(tokens[:30], rows="all"), want[:30], atol=2e-3)
-    np.testing.assert_allclose(first.append(tokens[110:112], rows="all"), want[110:112], atol=2e-3)
+    check_independence(model, tokens, want)
 
 
 def test_a_session_may_change_threads(model: runtime.MlxModel, tokens: list[int], want: Any) -> None:
@@ -113,10 +98,8 @@ def test_other_shapes(tiny: Checkpoint, tmp_path: Path, layers: int) -> None:
     """Two key heads, a root that bfloat16 cannot hold, a global layer every third; and fewer layers than that."""
     source = odd_checkpoint(tmp_path / "odd", tiny, num_hidden_layers=layers)
     model = runtime.open_model(export(source, tmp_path / "out", "fp32"), device="cpu")
-    ids = [int(t) for t in np.random.default_rng(3).integers(4, source.vocab_size, 120)]
-    want = reference(source, ids)
-    for position, row in walk(model.session(), ids, np.random.default_rng(0)).items():
-        np.testing.assert_allclose(row, want[position], atol=2e-3)
+    ids = random_tokens(source, 120, 3)
+    check_walk(model, ids, reference(source, ids), 0)
 
 
 @pytest.mark.parametrize(("quant", "rms"), [("bf16", 0.3), ("8bit", 0.3)])

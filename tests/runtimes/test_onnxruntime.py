@@ -13,8 +13,8 @@ import pytest
 from export.base import Checkpoint
 from runtimes.artifact import Artifact
 from runtimes.errors import ArtifactError, SessionError, UnavailableError, UserError
-from tests.exports import Maker
-from tests.odd import odd_checkpoint, reference, walk
+from tests.exports import Maker, bare_artifact
+from tests.odd import odd_checkpoint, random_tokens, reference, walk
 from tests.passes import consecutive
 from tests.tiny import WINDOW
 
@@ -32,22 +32,11 @@ MEAN_ERROR = {"fp32": 2e-5, "int8": 0.2, "int4": 1.6}
 def export(source: Checkpoint, folder: Path, quant: str) -> Artifact:
     nothing: Any = None
     written = exporter.write(source, folder, quant, nothing)
-    manifest = {
-        "format": "onnx",
-        "quant": quant,
-        "weights": written.weights,
-        "context_length": source.context_length,
-        "vocab_size": source.vocab_size,
-    }
-    return Artifact(folder, manifest)
+    return bare_artifact(source, folder, "onnx", quant, written.weights)
 
 
 def with_weights(artifact: Artifact, path: Path) -> Artifact:
     return Artifact(path.parent, {**artifact.manifest, "weights": path.name})
-
-
-def tokens_of(source: Checkpoint, n: int, seed: int) -> list[int]:
-    return [int(t) for t in np.random.default_rng(seed).integers(4, source.vocab_size, n)]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +50,7 @@ def model(artifact: Artifact) -> runtime.OnnxModel:
 
 
 def test_ten_windows_with_rewinds(tiny: Checkpoint, model: runtime.OnnxModel) -> None:
-    tokens = tokens_of(tiny, 10 * WINDOW, 1)
+    tokens = random_tokens(tiny, 10 * WINDOW, 1)
     rows = walk(model.session(), tokens, np.random.default_rng(2), longest=90)
     want = reference(tiny, tokens)
     assert max(np.abs(row - want[i]).max() for i, row in rows.items()) < 1e-4
@@ -83,7 +72,7 @@ def test_other_shapes(
 ) -> None:
     """Width 80 is no multiple of a block; two key heads cannot be cut without a copy; see `tests.odd`."""
     source = odd_checkpoint(tmp_path / "odd", tiny, **changes)
-    tokens = tokens_of(source, 150, 3)
+    tokens = random_tokens(source, 150, 3)
     want = reference(source, tokens)
     traced = exporter._trace(source, tmp_path)
     monkeypatch.setattr(exporter, "_trace", lambda *_: traced)
@@ -162,7 +151,7 @@ def test_caches_in_device_memory(tiny: Checkpoint, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(ort, "OrtValue", _Value)
     layout = Layout.of(native)
     host, device = TokenSequence(native, layout), TokenSequence(_Session(native), layout, ("elsewhere", 3))
-    tokens = tokens_of(source, 400, 5)
+    tokens = random_tokens(source, 400, 5)
     for past, end in [(0, 50), (50, 51), (51, 90), (60, 61), (30, 400), (0, 7), (7, 8)]:
         for rows in (list(range(end - past)), [end - past - 1]):
             want = host(tokens[past:end], rows, past).copy()
@@ -177,7 +166,7 @@ def test_caches_in_device_memory(tiny: Checkpoint, tmp_path: Path, monkeypatch: 
 
 def test_only_the_wanted_rows_are_computed(tiny: Checkpoint, model: runtime.OnnxModel) -> None:
     run = model.sequence()
-    ids = tokens_of(tiny, 20, 6)
+    ids = random_tokens(tiny, 20, 6)
     every = run(ids, range(20), 0).copy()
     for rows in ([19], [0], [3, 4, 11]):
         found = run(ids, rows, 0)
@@ -201,7 +190,7 @@ def test_any_number_of_cells(tiny: Checkpoint, tmp_path: Path, heads: int) -> No
     source = odd_checkpoint(tmp_path / "odd", tiny, num_key_value_heads=heads)
     (tmp_path / "out").mkdir()
     opened = runtime.open_model(export(source, tmp_path / "out", "fp32"), device="cpu", threads=1)
-    tokens = tokens_of(source, 300, 8)
+    tokens = random_tokens(source, 300, 8)
     want, session = reference(source, tokens), opened.session()
     for position in (62, 63, 64, 65, 127, 128, 129, 191, 255, 256, 257, 299):
         session.append(tokens[session.position : position])
@@ -216,7 +205,7 @@ def test_any_number_of_cells(tiny: Checkpoint, tmp_path: Path, heads: int) -> No
 def test_caches_are_updated_in_place(tiny: Checkpoint, model: runtime.OnnxModel) -> None:
     """A pass writes its own cells and no other: what another sequence marked there stays."""
     run = model.sequence()
-    tokens = tokens_of(tiny, 40, 9)
+    tokens = random_tokens(tiny, 40, 9)
     run(tokens[:30], [0], 0)
     marked = [np.where(np.arange(64)[:, None] >= 33, 7, a).astype(np.float32) for a in run.arrays(64)]
     run.load(marked)
@@ -232,7 +221,7 @@ def test_what_is_bound_is_used_again(
     tiny: Checkpoint, model: runtime.OnnxModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Requests behind one prefix bind nothing after the first of each size."""
-    session, tokens = model.session(), tokens_of(tiny, 60, 10)
+    session, tokens = model.session(), random_tokens(tiny, 60, 10)
     session.append(tokens[:40])
     made: list[tuple[int, int]] = []
     plain = Bound.__init__
@@ -254,7 +243,7 @@ def test_what_is_bound_is_used_again(
 def test_bare_loop_computes_what_a_session_does(
     tiny: Checkpoint, artifact: Artifact, model: runtime.OnnxModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokens = tokens_of(tiny, 2 * WINDOW, 7)
+    tokens = random_tokens(tiny, 2 * WINDOW, 7)
     passes = [tokens[100:112], tokens[112:113], tokens[113:]]
     seen: list[Any] = []
     plain = Bound.run

@@ -12,11 +12,16 @@ from router.toolset_load import load_toolset
 from train.base import Stage
 from train.cli import make, make_loop, read_config
 from train.data.recipe import beside
+from train.loop import LoopConfig
 from train.lora import LOOP, LoraConfig
 
 HERE = Path(configs.__file__).parent
 LORA = sorted((*(HERE / "train").glob("lora-*.yaml"), *(HERE / "examples").glob("*/train.yaml")))
 BASES = sorted((HERE / "train").glob("base-*.yaml"))
+
+
+def loop_of(path: Path) -> LoopConfig:
+    return make_loop({**LOOP, **read_config(path).get("loop", {})}, arguments(path))
 
 
 def arguments(path: Path) -> argparse.Namespace:
@@ -25,12 +30,17 @@ def arguments(path: Path) -> argparse.Namespace:
 
 @pytest.mark.parametrize("path", LORA, ids=lambda p: p.parent.name if p.stem == "train" else p.stem)
 def test_adapters(path: Path) -> None:
-    data = read_config(path)
-    loop = make_loop({**LOOP, **data.get("loop", {})}, arguments(path))
-    config = make(LoraConfig, path, {**data, "loop": loop})
+    loop = loop_of(path)
+    config = make(LoraConfig, path, {**read_config(path), "loop": loop})
     assert load_toolset(beside(path, config.toolset)).tools
     assert (path.parent / config.recipe).is_file()
     assert loop.learning_rate > 0 and config.epochs > 0
+
+
+def test_all_adapters_of_the_seed_learn_at_one_rate() -> None:
+    assert {path.stem: loop_of(path).learning_rate for path in LORA} == dict.fromkeys(
+        (path.stem for path in LORA), loop_of(HERE / "train" / "lora-kiwi.yaml").learning_rate
+    )
 
 
 @pytest.mark.parametrize("path", BASES, ids=lambda p: p.stem)

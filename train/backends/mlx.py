@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,55 +42,39 @@ def train(
     `UnavailableError` where mlx-lm or the device is not there, `UserError` for a base or a target that does not fit.
     """
     with _device(config.loop.device):
-        return _train(config, base, toolset, train, dev, folder, report)
+        import mlx.core as mx
+        from mlx.utils import tree_flatten
 
+        from train.backends.common import digest, write_adapter
+        from train.backends.packed import packed_sets, with_steps
+        from train.mlx_lora import adapt, batch, load, peft_config, peft_weights
 
-def _train(
-    config: LoraConfig,
-    base: Path,
-    toolset: Toolset,
-    train: Sequence[Case],
-    dev: Sequence[Case],
-    folder: Path,
-    report: Report,
-) -> dict[str, Any]:
-    import mlx.core as mx
-    from mlx.utils import tree_flatten
+        net = load(base)
+        data, held = packed_sets(config, base, toolset, train, dev)
+        config = with_steps(config, data)
+        shape = {"rank": config.rank, "alpha": config.alpha, "dropout": config.dropout, "targets": list(config.targets)}
+        mx.random.seed(config.seed)
+        adapt(net, **shape)
+        trainable = sum(int(weight.size) for _, weight in tree_flatten(net.trainable_parameters()))
+        report({"steps": config.loop.steps, "rows": len(train), "trainable": trainable})
+        best = fit(
+            net,
+            lambda step: batch([data.row(step * config.rows_per_step + i) for i in range(config.rows_per_step)]),
+            [batch([held.row(n)]) for n in range(held.rows_per_epoch)],
+            folder / "run",
+            config.loop,
+            identity=_identity(config, digest(train)),
+            report=report,
+        )
 
-    from router.tokenizer import RouterTokenizer
-    from train.backends.common import digest, write_adapter
-    from train.backends.packed import PackedCases
-    from train.mlx_lora import adapt, batch, load, peft_config, peft_weights
+        def save(target: Path) -> None:
+            mx.save_safetensors(str(target / "adapter_model.safetensors"), peft_weights(net), metadata={"format": "pt"})
+            # In a model folder of ours the base lies beside the adapter; elsewhere its path tells more than its name.
+            name = str(base.name if (base.parent / "base") == base else base)
+            text = json.dumps(peft_config(base=name, **shape), indent=2)
+            (target / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
 
-    net = load(base)
-    tokenizer = RouterTokenizer.load(base / "tokenizer.json")
-    data = PackedCases(tokenizer, toolset, train, limit=config.row_tokens, seed=config.seed)
-    held = PackedCases(tokenizer, toolset, dev, limit=config.row_tokens, seed=config.seed)
-    steps = max(1, round(config.epochs * data.rows_per_epoch / config.rows_per_step))
-    config = replace(config, loop=replace(config.loop, steps=steps))
-    shape = {"rank": config.rank, "alpha": config.alpha, "dropout": config.dropout, "targets": list(config.targets)}
-    mx.random.seed(config.seed)
-    adapt(net, **shape)
-    trainable = sum(int(weight.size) for _, weight in tree_flatten(net.trainable_parameters()))
-    report({"steps": steps, "rows": len(train), "trainable": trainable})
-    best = fit(
-        net,
-        lambda step: batch([data.row(step * config.rows_per_step + i) for i in range(config.rows_per_step)]),
-        [batch([held.row(n)]) for n in range(held.rows_per_epoch)],
-        folder / "run",
-        config.loop,
-        identity=_identity(config, digest(train)),
-        report=report,
-    )
-
-    def save(target: Path) -> None:
-        mx.save_safetensors(str(target / "adapter_model.safetensors"), peft_weights(net), metadata={"format": "pt"})
-        # In a model folder of ours the base lies beside the adapter; elsewhere its path tells more than its name.
-        name = str(base.name if (base.parent / "base") == base else base)
-        text = json.dumps(peft_config(base=name, **shape), indent=2)
-        (target / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
-
-    return write_adapter(save, config, toolset, train, dev, folder, best)
+        return write_adapter(save, config, toolset, train, dev, folder, best)
 
 
 def fit(

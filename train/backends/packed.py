@@ -79,6 +79,23 @@ class PackedCases:
         return copied_places(self._tokenizer, text, *self.pairs[index])
 
 
+def packed_sets(
+    config: LoraConfig, base: Path, toolset: Toolset, train: Sequence[Case], dev: Sequence[Case]
+) -> tuple[PackedCases, PackedCases]:
+    """What is trained on and what validates, in the ids of the base's tokenizer."""
+    tokenizer = RouterTokenizer.load(base / "tokenizer.json")
+    data, held = (
+        PackedCases(tokenizer, toolset, cases, limit=config.row_tokens, seed=config.seed) for cases in (train, dev)
+    )
+    return data, held
+
+
+def with_steps(config: LoraConfig, data: PackedCases) -> LoraConfig:
+    """The configuration with the number of steps that its epochs over `data` come to."""
+    steps = max(1, round(config.epochs * data.rows_per_epoch / config.rows_per_step))
+    return replace(config, loop=replace(config.loop, steps=steps))
+
+
 def train(
     config: LoraConfig,
     base: Path,
@@ -94,11 +111,8 @@ def train(
     from transformers import Gemma3ForCausalLM
 
     check_base(base)
-    tokenizer = RouterTokenizer.load(base / "tokenizer.json")
-    data = PackedCases(tokenizer, toolset, train, limit=config.row_tokens, seed=config.seed)
-    held = PackedCases(tokenizer, toolset, dev, limit=config.row_tokens, seed=config.seed)
-    steps = max(1, round(config.epochs * data.rows_per_epoch / config.rows_per_step))
-    config = replace(config, loop=replace(config.loop, steps=steps))
+    data, held = packed_sets(config, base, toolset, train, dev)
+    config = with_steps(config, data)
     torch.manual_seed(config.seed)
     model = Gemma3ForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
     adapted: Any = get_peft_model(model, peft_config(config))
@@ -106,7 +120,7 @@ def train(
         from train.backends.quantized import train_under
 
         train_under(adapted, config.quantize)
-    report({"steps": steps, "rows": len(train), "trainable": count_trainable(adapted)})
+    report({"steps": config.loop.steps, "rows": len(train), "trainable": count_trainable(adapted)})
 
     def rows(step: int) -> list[Row]:
         return [data.row(step * config.rows_per_step + i) for i in range(config.rows_per_step)]

@@ -22,7 +22,7 @@ from trl import SFTConfig, SFTTrainer
 from router.tokenizer import RouterTokenizer
 from train.backends import Report
 from train.backends.common import Pair, count_trainable, save_peft, trainable, write_adapter
-from train.backends.packed import PackedCases
+from train.backends.packed import packed_sets
 from train.loop import LoopConfig, autocast, load_state, make_optimizer, save_state
 
 if TYPE_CHECKING:
@@ -77,9 +77,7 @@ def run(
     report: Report,
 ) -> dict[str, Any]:
     """Train the PEFT `model`, keep the best state by validation, write ``folder/adapter``; see `train.backends`."""
-    tokenizer = RouterTokenizer.load(base / "tokenizer.json")
-    packed = PackedCases(tokenizer, toolset, train, limit=config.row_tokens, seed=config.seed)
-    held = PackedCases(tokenizer, toolset, dev, limit=config.row_tokens, seed=config.seed)
+    packed, held = packed_sets(config, base, toolset, train, dev)
     way = plan(config, len(train), packed.rows_per_epoch)
     loop = replace(config.loop, steps=way.steps)
     config = replace(config, loop=loop)
