@@ -294,7 +294,7 @@ def run_peers(tmp_path: Path, tokenizer: Path, kiwi: Toolset, monkeypatch: pytes
         one = scripted.make(tmp_path / "scripted-a", tokenizer, kiwi, "a", gold, **script)
         artifacts: dict[str, Artifact | Missing] = {one.name: one, **more.pop("artifacts", {})}
         settings = Settings(
-            variants=("scripted-a",), cases=file, requests=18, blocks=2, warmup=2, budget_s=30.0, threads=1,
+            variants=("scripted-a",), cases=file, requests=18, blocks=2, warmup=2, budget_s=600.0, threads=1,
             plugins=("tests.bench.scripted_peer",), **more,
         )  # fmt: skip
         return peers(settings, wanted, Screen(quiet=True), out=tmp_path / "out", artifacts=artifacts)

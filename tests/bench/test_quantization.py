@@ -321,7 +321,7 @@ def run_search(
 
     def run(out: str, **more: Any) -> Outcome:
         settings = Settings(
-            cases=file, requests=16, blocks=2, warmup=1, budget_s=20.0, threads=1, cache=tmp_path / "cache",
+            cases=file, requests=16, blocks=2, warmup=1, budget_s=600.0, threads=1, cache=tmp_path / "cache",
             plugins=("tests.bench.scripted",),
         )  # fmt: skip
         asked = Asked(("scripted",), (("scripted", ("a", "e")),), most=more.pop("most", 4), timed=2, lose=1.0)

@@ -76,7 +76,7 @@ def bench(tmp_path: Path, tokenizer: Path, kiwi: Toolset) -> Bench:
             artifacts[folder.name] = scripted.make(folder, tokenizer, kiwi, quant, told, **script)
         settings = Settings(
             runtimes=("scripted",), variants=tuple(artifacts), cases=file, requests=26, blocks=2, warmup=2,
-            budget_s=60.0, threads=1, plugins=("tests.bench.scripted",),
+            budget_s=600.0, threads=1, plugins=("tests.bench.scripted",),
         )  # fmt: skip
         return all_runtimes(
             replace(settings, **more), Screen(quiet=True), out=tmp_path / out, artifacts=artifacts, reference=REFERENCE

@@ -220,7 +220,7 @@ def measure(tmp_path: Path, kiwi: Toolset) -> Measure:
             for name in ("scripted-a", *(f"scripted-a@{rows}" for rows in sizes.get("vocabulary", ())))
         }
         settings = Settings(
-            variants=("scripted-a",), requests=4, blocks=2, warmup=1, budget_s=60.0, threads=1, quick=True,
+            variants=("scripted-a",), requests=4, blocks=2, warmup=1, budget_s=600.0, threads=1, quick=True,
             plugins=("tests.bench.scripted",),
         )  # fmt: skip
         return scaling(settings, Asked(sizes), Screen(quiet=True), out=tmp_path / "out", artifacts=artifacts)
@@ -313,7 +313,7 @@ def test_from_nothing_on_llama_cpp(tmp_path: Path) -> None:
     if not runtime("llama_cpp").availability().available:
         pytest.skip("llama_cpp is not installed")
     settings = Settings(
-        variants=("gguf-q8_0",), requests=4, blocks=2, warmup=1, budget_s=60.0, threads=1, device="cpu",
+        variants=("gguf-q8_0",), requests=4, blocks=2, warmup=1, budget_s=600.0, threads=1, device="cpu",
         cache=tmp_path / "cache",
     )  # fmt: skip
     sizes: dict[Sweep, tuple[int, ...]] = {"tools": (1, 4), "vocabulary": (3072, 4096)}

@@ -198,7 +198,7 @@ def measure(tmp_path: Path, kiwi: Toolset) -> Measure:
             for name in ("scripted-a", "scripted-a@2000")
         }
         settings = Settings(
-            variants=("scripted-a",), requests=24, blocks=2, warmup=1, budget_s=30.0, threads=1,
+            variants=("scripted-a",), requests=24, blocks=2, warmup=1, budget_s=600.0, threads=1,
             plugins=("tests.bench.scripted_peer",),
         )  # fmt: skip
         asked = Asked(TINY, trim_tokens=2000, peers=peers, **more)
@@ -322,7 +322,7 @@ def test_from_nothing_on_llama_cpp(vocab: int, tokens: int, tmp_path: Path) -> N
     if not runtime("llama_cpp").availability().available:
         pytest.skip("llama_cpp is not installed")
     settings = Settings(
-        variants=("gguf-q8_0",), requests=12, blocks=2, warmup=1, budget_s=60.0, threads=1, device="cpu",
+        variants=("gguf-q8_0",), requests=12, blocks=2, warmup=1, budget_s=600.0, threads=1, device="cpu",
         cache=tmp_path / "cache",
     )  # fmt: skip
     asked = Asked(changed(TINY, {"vocab": vocab}), trim_tokens=tokens)
