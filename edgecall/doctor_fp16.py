@@ -106,9 +106,13 @@ def _print(mended: Mended, title: str) -> None:
     from export.coreml_record import ROLES
 
     console = make_console()
-    console.print(f"{title}: the largest magnitude of each intermediate, in the layer where it is", markup=False)
+    console.print(
+        f"{title}: the largest magnitude of each intermediate, in the layer where it is, and its share of 65,504",
+        markup=False,
+        soft_wrap=True,
+    )
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("intermediate", "layer", "max |x|", "of 65,504", "verdict", "rescaled", "after"):
+    for name in ("intermediate", "layer", "max |x|", "share", "verdict", "rescaled", "after"):
         table.add_column(name, justify="left" if name in ("intermediate", "verdict") else "right", overflow="fold")
     after = {one.role: one for one in mended.after.worst}
     same = {one.name: one for one in mended.after.intermediates}
@@ -142,7 +146,7 @@ def _conclusion(mended: Mended) -> list[str]:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if 1000 <= value < 1e8 else f"{value:.3g}"
+    return f"{value:,.0f}" if 1000 <= value < 1e6 else f"{value:.3g}"
 
 
 def _factor(before: Intermediate, after: Intermediate) -> str:

@@ -46,7 +46,7 @@ def loud_stream(weights: Weights) -> None:
     last = PEAK / width**0.5 / 5  # the stream's other channels are of that size at the end, and 2 before
     for name, weight in weights.items():
         if name.endswith(("post_attention_layernorm.weight", "post_feedforward_layernorm.weight")):
-            weight[0] = 0.04 * PEAK
+            weight[0] = 0.02 * PEAK
         elif name.endswith(("input_layernorm.weight", "pre_feedforward_layernorm.weight", "model.norm.weight")):
             factor = last if name == "model.norm.weight" else last * 2.5
             weight.copy_((weight + 1) * factor - 1)

@@ -2,7 +2,8 @@
 
 Random weights of FunctionGemma's shape (18 layers, width 640, sliding window 512, every sixth layer global), changed so
 that one channel of the stream is huge (`tests.loud`). In a plain float16 it must be lost, rescaled it must not be; then
-the fp16 package is made, which the reference interpreter runs and proves. Needs about 8 GB of memory and as much disk.
+the fp16 package is made, which the reference interpreter runs and proves. Expect to need 8 GB of
+memory and as much disk; ``--shape tiny`` shows in seconds that the script works.
 """
 
 from __future__ import annotations
