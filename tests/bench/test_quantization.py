@@ -201,7 +201,7 @@ def test_the_report_keeps_its_schema_and_the_page_says_what_to_do(search: Search
     assert "`edgecall export MODEL --to gguf --quant q8_0+mlp=q4_0`" in page
     assert "6 MB instead of 32, exact 89.0% instead of 90.0% (p = 1), p50 " in page
     assert "| 1 | gguf-q4_0 |" in page and "-12.0 (" in page and "0/12" in page
-    assert "q4_1: failed: export failed: no such tensor" in page
+    assert "q4_1: failed in export: export failed: no such tensor" in page
     titles = [table.title for table in tables(report)]
     assert titles == ["gguf: the Pareto front", "gguf: all 6 that were measured", "gguf: not measured"]
     assert "gguf-q5_0" not in {row[1] for row in tables(report)[0].rows}

@@ -220,10 +220,10 @@ def test_an_interruption_leaves_nothing(bench: Bench, tmp_path: Path, monkeypatc
     seen = []
 
     def interrupt(*arguments: Any) -> None:
-        seen.extend(member.process for member in arguments[1])
+        seen.extend(member.process for member in arguments[-1])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "timing", interrupt)
+    monkeypatch.setattr(module, "latency", interrupt)
     with pytest.raises(KeyboardInterrupt):
         bench({"a": {}})
     assert seen and not any(process.alive for process in seen)
