@@ -162,7 +162,9 @@ class TestVerify:
         assert (ran.code, ran.err) == (0, "")
         first, *checks = ran.out.splitlines()
         assert first == f"{exported}: proven (torch on cpu)"
-        assert [line.split()[:2] for line in checks] == [[n, "ok"] for n in ("hashes", "proof", "logits", "calls")]
+        assert [line.split()[:2] for line in checks] == [
+            [n, "ok"] for n in ("hashes", "proof", "logits", "probe", "calls")
+        ]
 
     def test_json(self, cli: Cli, exported: Path) -> None:
         (result,) = json.loads(cli("verify", str(exported), "--threads", "1", "--json").out)

@@ -42,7 +42,7 @@ from export.coreml_rescale import AIM, Change, Knob, knobs, mend, plan, rescale 
 from export.pipeline import export_one  # noqa: E402
 from export.proof_file import read_header  # noqa: E402
 from export.proof_requests import default_requests  # noqa: E402
-from export.proof_run import measure, reference_rows  # noqa: E402
+from export.proof_run import measure, reference  # noqa: E402
 
 CAPACITY = 512
 REQUESTS = tuple(default_requests(LIGHTS, 6)[i] for i in (0, 2, 3, 4, 5))
@@ -221,8 +221,8 @@ def test_a_stream_of_100000_is_lost_in_a_plain_float16_and_kept_when_rescaled(lo
 
 def test_a_plain_float16_package_makes_the_same_calls_once_rescaled(loud: Checkpoint, tmp_path: Path) -> None:
     """With the residual stream in float16 too, run by the interpreter, which rounds every value as it is declared."""
-    rows = reference_rows(loud, "functiongemma", LIGHTS, REQUESTS)
-    assert all(row.reference_calls for row in rows)
+    known = reference(loud, "functiongemma", LIGHTS, REQUESTS)
+    assert all(row.reference_calls for row in known.rows)
     capacity, sequences = coreml.samples(loud, LIGHTS)
     net = load_checkpoint(loud, capacity, exact=False)
     tokens = sequences[0][-40:]
@@ -240,8 +240,8 @@ def test_a_plain_float16_package_makes_the_same_calls_once_rescaled(loud: Checkp
     (tmp_path / "tokenizer.json").write_bytes((loud.folder / "tokenizer.json").read_bytes())
     manifest = {"format": "coreml", "quant": "fp16", "weights": "model.mlpackage", "wire": "functiongemma",
                 "context_length": capacity, "vocab_size": loud.vocab_size}  # fmt: skip
-    found = measure(Artifact(tmp_path, manifest), rows, LIGHTS, "coreml-reference", "cpu", None)
-    assert (found.same, found.top1) == (len(rows), 1.0)
+    found = measure(Artifact(tmp_path, manifest), known.rows, known.probe, LIGHTS, "coreml-reference", "cpu", None)
+    assert (found.same, found.top1) == (len(known.rows), 1.0)
     assert found.max_abs < coreml.QUANTS["fp16"].logit_tolerance
 
 
