@@ -48,7 +48,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# docs/cli.md from what --help prints, the README's tables and the seed's card from the committed reports (accuracy.json
+# docs/cli.md from what --help prints, the README's tables and the models' cards from the committed reports (accuracy.json
 # where there is one); tests fail where they differ.
 docs: $(STAMP)
 	$(BIN)/python -m edgecall.help_page > docs/cli.md.new
@@ -57,6 +57,7 @@ docs: $(STAMP)
 	test ! -f $(ACCURACY) || $(BIN)/python -m bench.readme $(ACCURACY) README.md
 	$(BIN)/edgecall train card models/seed --report docs/bench/report.json \
 	  $(if $(wildcard $(ACCURACY)),--accuracy $(ACCURACY)) --out models/seed/README.md
+	$(BIN)/edgecall train card models/base --out models/base/README.md
 
 # A wheel, installed into an empty environment away from the checkout, routes a request. Minutes, so not part of test.
 wheel-check: $(STAMP)

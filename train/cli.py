@@ -54,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Write the model card (README.md) of an adapter, or of a model folder, from what its runs left.",
         examples=["edgecall train card work/kiwi/adapter --report report.json --out README.md"],
     )
-    card.add_argument("model", type=Path, help="an adapter folder, or a model folder with base/ and adapter-<toolset>/")
+    card.add_argument(
+        "model", type=Path, help="an adapter folder, a model folder with base/ and adapter-<toolset>/, or a base"
+    )
     card.add_argument(
         "--report", type=Path, nargs="+", default=[], help="report.json of bench all-runtimes, one per adapter"
     )

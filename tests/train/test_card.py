@@ -124,6 +124,15 @@ def test_the_committed_card_is_what_the_command_gives(monkeypatch: pytest.Monkey
     assert card(facts, Path("models/seed")) == written, "run `make docs`"
 
 
+def test_the_card_of_the_base_alone_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    facts = read_facts(Path("models/base"), [], [])
+    written = Path("models/base/README.md").read_text(encoding="utf-8")
+    assert card(facts, Path("models/base")) == written, "run `make docs`"
+    front = written.split("---")[1]
+    assert "library_name: transformers" in front and "lora" not in front
+
+
 def test_word_vectors_that_the_base_began_with_are_named(model: Path, report: Path) -> None:
     assert "The embedding started" not in text_of(model, report)
     vectors = {"file": "glove.txt", "sha256": "abc", "words": 60_000, "dimensions": 100}

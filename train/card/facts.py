@@ -67,7 +67,10 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that a card is made from. `alone`: the card is that of its only adapter, not of a folder with a base."""
+    """All that a card is made from. `alone`: the card is that of its only adapter, not of a folder with a base.
+
+    Without adapters it is that of a base.
+    """
 
     name: str
     folder: Path
@@ -88,9 +91,16 @@ def read_facts(
     prose = read_prose(folder)
     alone = (folder / "adapter_config.json").is_file()
     folders = [folder] if alone else sorted(p for p in folder.glob("adapter-*") if p.is_dir())
-    if not folders:
-        raise UserError(f"{folder}: neither adapter_config.json nor adapter-*/ here; give an adapter or a model folder")
-    base = _base_beside(folder, problems) if alone else _base_in(folder, problems)
+    bare = not folders and (folder / "stages.json").is_file()
+    if not folders and not bare:
+        raise UserError(
+            f"{folder}: neither adapter_config.json nor adapter-*/ nor stages.json here; give an adapter, a model "
+            "folder or a base"
+        )
+    if bare:
+        base = _base(folder, folder.name, problems, trained_here=True)
+    else:
+        base = _base_beside(folder, problems) if alone else _base_in(folder, problems)
     found = [(path, _checked(path, REPORT, problems)) for path in reports]
     compared = [(path, _checked(path, LIFT, problems)) for path in lifts]
     measured = {p: r for p, r in found if r is not None}

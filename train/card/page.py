@@ -58,10 +58,10 @@ def front_matter(facts: Facts) -> str:
     data: dict[str, Any] = {
         "license": prose.license,
         "language": list(prose.language),
-        "library_name": "peft",
+        "library_name": "peft" if facts.adapters else "transformers",
         "pipeline_tag": "text-generation",
         "base_model": base.hub or "",
-        "tags": list(dict.fromkeys([*prose.tags, "lora"])),
+        "tags": list(dict.fromkeys([*prose.tags, *(["lora"] if facts.adapters else [])])),
     }
     said = {key: value for key, value in data.items() if value}
     return f"---\n{yaml.safe_dump(said, sort_keys=False, allow_unicode=True, default_flow_style=None)}---"
@@ -70,7 +70,7 @@ def front_matter(facts: Facts) -> str:
 def _parts(facts: Facts) -> str:
     base = facts.base
     what = tables.shape(base.config, base.parameters) if base.config else "on the hub"
-    where = "base" if base.folder is None or facts.alone else f"`{base.folder.name}/`"
+    where = "base" if base.folder is None or facts.alone or not facts.adapters else f"`{base.folder.name}/`"
     rows = [(where, f"`{base.name}`: {what}" if base.hub or facts.alone else what)]
     for a in facts.adapters:
         config, toolset = a.training["config"], a.training["toolset"]["name"]
