@@ -218,8 +218,9 @@ def _reporter(args: argparse.Namespace) -> Callable[[dict[str, Any]], None]:
         if "steps" in event:
             bar.update(task, total=event["steps"])
             console.print(text)
-        elif "validation" in event:
-            console.print(f"step {event['step']}  {text}")
+        elif "validation" in event or not console.is_terminal:
+            total = bar.tasks[0].total
+            console.print(f"step {event['step']}{f'/{total:.0f}' if total else ''}  {text}")
         else:
             bar.update(task, completed=event.get("step", 0), last=text)
         if event.get("step") == bar.tasks[0].total and "validation" in event:

@@ -53,7 +53,7 @@ class LoopConfig:
     copying: float = 0.0
     """The same for two heads that learn to look at what is copied."""
     log_every: int = 25
-    """Steps per line of training loss in ``log.jsonl``."""
+    """Steps per line of training loss in ``log.jsonl``; the first step has one too."""
 
     def __post_init__(self) -> None:
         if self.precision not in ("bf16", "fp32"):
@@ -154,7 +154,7 @@ def fit(
             running += float(loss.detach())
             counted += 1
             done = step + 1
-            if done % config.log_every == 0:
+            if done % config.log_every == 0 or done == start + 1:
                 speed = seen / (time.monotonic() - began)
                 heads = {"heads": [round(hits / counted, 3) for hits in looked]} if taught else {}
                 event(
