@@ -19,6 +19,7 @@ from train.init import init_for_copying
 from train.loop import LoopConfig, fit
 from train.plot import plot_loss
 from train.vectors import WordVectors, directions, embed, piece_vectors
+from train.workers import is_first, join
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Stage:
     swap: float = 0.5
     rows_per_step: int = 2
     row_tokens: int = 1280
+    requests: int = 32
+    """Drawn for each row of blocks; those that fit into `row_tokens` are packed."""
     seed: int = 0
 
 
@@ -120,9 +123,16 @@ def train_base(
         elif (place / "base" / "config.json").is_file():
             earlier = place / "base"
     assert earlier is not None
+    if is_first():
+        _assemble(config, data, folder, earlier)
+    return result
+
+
+def _assemble(config: BaseConfig, data: Path, folder: Path, last: Path) -> None:
+    """Write ``folder/base``: the checkpoint `last`, loss curves, and what it was made from."""
     target = folder / "base"
     target.mkdir(parents=True, exist_ok=True)
-    for file in sorted(earlier.iterdir()):
+    for file in sorted(last.iterdir()):
         shutil.copyfile(file, target / file.name)
     for stage in config.stages:
         log = folder / stage.name / "run" / "log.jsonl"
@@ -130,7 +140,6 @@ def train_base(
             kind = "token" if stage.text else "completion token"
             plot_loss(log, target / f"loss-{stage.name}.png", title=f"{config.name}, {stage.name}: loss per {kind}")
     write_record(config, data, folder)
-    return result
 
 
 def _train_stage(
@@ -152,14 +161,16 @@ def _train_stage(
         return dict(json.loads(done.read_text(encoding="utf-8")))
     target.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
+    workers = join(stage.loop.device)
     if earlier is not None:
         for name in TOKENIZER_FILES:
-            if (earlier / name).is_file():
+            if workers.first and (earlier / name).is_file():
                 shutil.copyfile(earlier / name, target / name)
-        tokenizer = RouterTokenizer.load(target / "tokenizer.json")
+        tokenizer = RouterTokenizer.load(earlier / "tokenizer.json")
         model = Gemma3ForCausalLM.from_pretrained(earlier, dtype=torch.float32, local_files_only=True)
     else:
-        tokenizer = _tokenizer(config, data, target)
+        with workers.first_before_others():
+            tokenizer = _tokenizer(config, data, target)
         model = Gemma3ForCausalLM(gemma3_config(config.model, tokenizer.vocab_size))
         meaning = (
             None
@@ -187,11 +198,13 @@ def _train_stage(
         trainable=lambda m: {k: v for k, v in m.state_dict().items() if k != "lm_head.weight"},
         report=report,
     )
-    model.generation_config.do_sample = False
-    model.generation_config.eos_token_id = list(tokenizer.stop_ids)
-    model.to(torch.bfloat16).save_pretrained(target)
     result = {"stage": stage.name, **result}
-    done.write_text(json.dumps(result) + "\n", encoding="utf-8")
+    if workers.first:
+        model.generation_config.do_sample = False
+        model.generation_config.eos_token_id = list(tokenizer.stop_ids)
+        model.to(torch.bfloat16).save_pretrained(target)
+        done.write_text(json.dumps(result) + "\n", encoding="utf-8")
+    workers.wait()
     return result
 
 

@@ -2,8 +2,8 @@
 
     {"vectors": {"file", "sha256", "words", "dimensions"}, or null where the embedding began at random,
      "sources": {corpus: training requests, or null where recipes or dialogues draw on it},
-     "stages": [{"name", "steps", "learning_rate", "text", "weights", "recipes", "rows_per_step", "row_tokens", "swap",
-                 "seed", "pointing", "embedding_rate", "average", "step", "validation"}]}
+     "stages": [{"name", "steps", "learning_rate", "text", "weights", "recipes", "rows_per_step", "row_tokens",
+                 "requests", "swap", "seed", "pointing", "embedding_rate", "average", "step", "validation"}]}
 
 ``step`` and ``validation`` are the chosen checkpoint's; null where no run has left them.
 """
@@ -66,6 +66,7 @@ def _stage(stage: Stage) -> dict[str, Any]:
         "recipes": [Path(path).name for path in stage.recipes],
         "rows_per_step": stage.rows_per_step,
         "row_tokens": stage.row_tokens,
+        "requests": stage.requests,
         "swap": stage.swap,
         "seed": stage.seed,
         "pointing": stage.loop.pointing,

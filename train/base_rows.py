@@ -64,7 +64,7 @@ def stage_rows(
 
     def rows(step: int) -> list[Row]:
         first = step * stage.rows_per_step
-        return [block(mixture, first + i, 32) for i in range(stage.rows_per_step)]
+        return [block(mixture, first + i, stage.requests) for i in range(stage.rows_per_step)]
 
     return rows, [[block(dev, n, 20)] for n in range(24)]
 

@@ -14,6 +14,7 @@ import yaml
 from runtimes.console import Parser
 from runtimes.errors import UserError
 from train.backends import BACKENDS, backend
+from train.workers import is_first
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,7 +108,8 @@ def _base(args: argparse.Namespace) -> int:
     against = [case for path in args.against for case in load_cases(path)]
     only = args.stages.split(",") if args.stages else None
     result = train_base(config, args.data, args.out, _reporter(args), stages=only, against=against)
-    print(json.dumps({**result, "checkpoint": str(args.out / "base")}))
+    if is_first():
+        print(json.dumps({**result, "checkpoint": str(args.out / "base")}))
     return 0
 
 
@@ -132,6 +134,8 @@ def _lora(args: argparse.Namespace) -> int:
     toolset = load_toolset(beside(args.config, config.toolset))
     train, dev, data_record = lora_rows(config, args.config, toolset, args.data, tests)
     result = train_lora(config, locate(args.base, adapter="none").base, toolset, train, dev, args.out, _reporter(args))
+    if not is_first():
+        return 0
     target = args.out / "adapter" / "data.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".tmp-{target.name}")
@@ -193,6 +197,8 @@ def make_loop(data: dict[str, Any], args: argparse.Namespace) -> Any:
 
 def _reporter(args: argparse.Namespace) -> Callable[[dict[str, Any]], None]:
     """What shows a run's events: JSON lines, or a progress bar with the latest figures above it."""
+    if not is_first():
+        return lambda event: None
     if args.json:
         return lambda event: print(json.dumps(event), flush=True)
     from rich.console import Console

@@ -10,13 +10,14 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from runtimes.errors import UserError
 from train.packing import IGNORED, Batch, Row, collate, use_packed_attention
 from train.pointing import forget, taught_loss, teach
+from train.workers import join
 
 if TYPE_CHECKING:
     import torch
@@ -95,10 +96,13 @@ def fit(
     """Train `model` in place; leave the best state (by validation loss) in it and in ``folder/best.pt``.
 
     `rows(step)` gives the packed rows of a step; `trainable(model)` the tensors to save. Every event goes to
-    ``folder/log.jsonl``. An interrupted run goes on from ``folder/last.pt``.
+    ``folder/log.jsonl``. An interrupted run goes on from ``folder/last.pt``. Processes that were started together share
+    the rows of a step (`train.workers`); the first writes.
     """
     import torch
 
+    workers = join(config.device)
+    config = replace(config, device=workers.device)
     if config.threads:
         torch.set_num_threads(config.threads)
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,6 +131,8 @@ def fit(
     with (folder / "log.jsonl").open("a") as log:
 
         def event(**fields: Any) -> None:
+            if not workers.first:
+                return
             log.write(json.dumps(fields) + "\n")
             log.flush()
             report(fields)
@@ -134,24 +140,26 @@ def fit(
         began, seen, running, counted, looked = time.monotonic(), 0, 0.0, 0, [0.0] * len(taught)
         for step in range(start, config.steps):
             model.train()
-            batch = collate(rows(step), window=window, device=config.device)
+            batch = collate(workers.share(rows(step)), window=window, device=config.device)
             for group in optimizer.param_groups:
                 group["lr"] = config.rate(step) * group.get("lr_scale", 1.0)
             with autocast(config):
-                loss, _ = batch_loss(model, batch)
-            total = loss
+                loss, scored = batch_loss(model, batch)
+            everyone, whole = workers.sum(scored, scored * float(loss.detach()))
+            total = loss * (scored / everyone)
             for i, (module, weight) in enumerate(taught):
                 second, hits = taught_loss(module)
-                total = total + weight * second
+                total = total + second * (weight / workers.count)
                 looked[i] += hits
             total.backward()
+            workers.sum_gradients(parameters)
             torch.nn.utils.clip_grad_norm_(parameters, config.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if averaged is not None:
                 averaged.update_parameters(model)
-            seen += batch.ids.numel()
-            running += float(loss.detach())
+            seen += batch.ids.numel() * workers.count
+            running += whole / everyone
             counted += 1
             done = step + 1
             if done % config.log_every == 0 or done == start + 1:
@@ -165,7 +173,7 @@ def fit(
                     **heads,
                 )
                 running, counted, looked = 0.0, 0, [0.0] * len(taught)
-            if done % config.validate_every == 0 or done == config.steps:
+            if workers.first and (done % config.validate_every == 0 or done == config.steps):
                 kept = model if averaged is None else averaged.module
                 value = validate(kept, batches, config)
                 last_weights = {} if averaged is None else {"last": round(validate(model, batches, config), 4)}
@@ -173,7 +181,7 @@ def fit(
                 if value < best:
                     best = value
                     save_state(folder / "best.pt", {"step": done, "validation": value, "model": trainable(kept)})
-            if done % config.save_every == 0 or done == config.steps:
+            if workers.first and (done % config.save_every == 0 or done == config.steps):
                 save_state(
                     last,
                     {
@@ -185,6 +193,7 @@ def fit(
                         "optimizer": optimizer.state_dict(),
                     },
                 )
+    workers.wait()
     forget(taught)
     chosen = torch.load(folder / "best.pt", weights_only=False)
     load_state(model, chosen["model"])
@@ -239,7 +248,7 @@ def autocast(config: LoopConfig) -> torch.autocast:
     """The precision of the forward pass."""
     import torch
 
-    return torch.autocast(config.device, dtype=torch.bfloat16, enabled=config.precision == "bf16")
+    return torch.autocast(torch.device(config.device).type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
 
 
 def load_state(model: Any, state: dict[str, torch.Tensor]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -91,7 +92,7 @@ def claim(run: Path, config: LoraConfig, toolset: Toolset, train: Sequence[Case]
     if config.backend != "packed" and (run / "last.pt").is_file():
         raise other_configuration(run / "last.pt")
     run.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}")
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")  # processes that train together all come by here
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 

@@ -24,6 +24,7 @@ from train.backends.common import (
 from train.copying import Copies, copied_places
 from train.loop import fit
 from train.packing import Row, pack
+from train.workers import is_first
 
 if TYPE_CHECKING:
     from router.cases import Case
@@ -134,4 +135,6 @@ def train(
         trainable=trainable,
         report=report,
     )
+    if not is_first():
+        return {**best, "adapter": str(folder / "adapter")}
     return write_adapter(lambda target: save_peft(adapted, base, target), config, toolset, train, dev, folder, best)
