@@ -5,6 +5,7 @@ The data of step `n` is a function of the seed and `n`, so a resumed run sees wh
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import time
@@ -173,6 +174,7 @@ def fit(
                     **heads,
                 )
                 running, counted, looked = 0.0, 0, [0.0] * len(taught)
+                give_back_memory()
             if workers.first and (done % config.validate_every == 0 or done == config.steps):
                 kept = model if averaged is None else averaged.module
                 value = validate(kept, batches, config)
@@ -199,6 +201,13 @@ def fit(
     load_state(model, chosen["model"])
     model.config._attn_implementation = before
     return {"step": chosen["step"], "validation": chosen["validation"]}
+
+
+def give_back_memory() -> None:
+    """Return to the system what glibc's heap keeps between tensors of ever other sizes: with rows of 3,072 tokens a run
+    grew by 250 MB a minute until it was killed. Elsewhere nothing happens."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def validate(model: Any, batches: Sequence[Batch], config: LoopConfig) -> float:

@@ -97,11 +97,11 @@ def pack(
     )
 
 
-ROOM = 64
-"""Tokens of a block, and of a row, are padded to a multiple of this."""
-REQUEST_ROOM = 32
+ROOM = 128
+"""Tokens of a block are padded to a multiple of this, those of a row to one of twice as much."""
+REQUEST_ROOM = 64
 """The longest request of a row is padded to a multiple of this."""
-COUNT_ROOM = 4
+COUNT_ROOM = 8
 """The number of requests of a row is padded to a multiple of this."""
 TARGET_ROOM = 128
 """The number of positions that carry loss is padded to a multiple of this."""
@@ -168,7 +168,7 @@ def collate(rows: Sequence[Row], *, window: int, device: str = "cpu") -> Batch:
 
     blocks = [int((row.segments == 0).sum()) for row in rows]
     starts = [_up(block, ROOM) for block in blocks]
-    width = _up(max(len(r) - block + start for r, block, start in zip(rows, blocks, starts, strict=True)), ROOM)
+    width = _up(max(len(r) - block + start for r, block, start in zip(rows, blocks, starts, strict=True)), 2 * ROOM)
 
     def padded(name: str) -> torch.Tensor:
         out = np.zeros((len(rows), width), dtype=np.int64)
