@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,48 +10,11 @@ import pytest
 from router.core import Router
 from router.tokenizer import RouterTokenizer
 from router.toolset import Call, Toolset
-from runtimes.base import Batches, Logits, Rows
+from runtimes.base import Batches, Logits
 from runtimes.errors import UserError
-from tests.fake import FakeModel, FakeSession, random_rule, scripted_rule
+from tests.fake import BatchModel, FakeModel, random_rule, scripted_rule
 
 CONTEXT = {"project_path": "."}
-
-
-class FakeBatch:
-    """Lanes as fake sessions; `sizes` tells how many lanes each pass went over."""
-
-    def __init__(self, model: BatchModel, lanes: int, prefix: Sequence[int]) -> None:
-        self.sessions = [FakeSession(model) for _ in range(lanes)]
-        self.sizes: list[int] = []
-        self.closed = False
-        for session in self.sessions:
-            session.tokens += prefix
-
-    @property
-    def lanes(self) -> int:
-        return len(self.sessions)
-
-    def position(self, lane: int) -> int:
-        return self.sessions[lane].position
-
-    def append(self, passes: Sequence[tuple[int, Sequence[int], Rows]]) -> list[Logits]:
-        self.sizes.append(len(passes))
-        return [self.sessions[lane].append(tokens, rows=rows) for lane, tokens, rows in passes]
-
-    def rewind(self, lane: int, position: int) -> None:
-        self.sessions[lane].rewind(position)
-
-    def close(self) -> None:
-        self.closed = True
-
-
-@dataclass
-class BatchModel(FakeModel):
-    made: FakeBatch | None = None
-
-    def batch(self, lanes: int, prefix: Sequence[int]) -> FakeBatch:
-        self.made = FakeBatch(self, lanes, prefix)
-        return self.made
 
 
 def model_of(tokenizer: RouterTokenizer, kiwi: Toolset, kind: type[FakeModel] = BatchModel) -> FakeModel:
