@@ -13,6 +13,7 @@ from bench.tables import (
     number,
     parity_table,
     speed_table,
+    throughput_table,
     validity_table,
 )
 
@@ -30,9 +31,8 @@ def render(report: dict[str, Any], *, plot: str | None = None) -> str:
         parts.append(f"![Accuracy against p95 latency]({plot})")
     parts.append("## Results\n\n" + LEGEND)
     parts += [section(table, level=3) for table in main_tables(report)]
-    for table in (bucket_table(report), validity_table(report), parity_table(report), speed_table(report)):
-        if table is not None:
-            parts.append(section(table, level=2))
+    tables = (bucket_table, validity_table, parity_table, speed_table, throughput_table)
+    parts += [section(table, level=2) for make in tables if (table := make(report)) is not None]
     parts += [_comparisons(report), _disagreements(report), machine_section(report, report["runs"])]
     parts += [_remarks(report), _method(report)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -111,5 +111,7 @@ def _method(report: dict[str, Any]) -> str:
             "reference logits lie within 0.01.",
             "- Prefill is measured from an empty cache, decode one token at a time behind a prompt. Cold start runs "
             "from the start of the process to the first answered request.",
+            "- Requests a second: the same requests one by one, at once (`Router.route_many`) where the runtime "
+            "computes several sequences together, and one by one again.",
         ]
     )

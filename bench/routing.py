@@ -74,25 +74,47 @@ class Routed:
         }
 
     def throughput(self, cases: Sequence[Case], seconds: float, tick: Callable[[int], None]) -> dict[str, Any]:
-        """Requests a second one by one, for that long at most, and the same requests side by side (`route_many`)."""
-        done: list[Case] = []
-        begun = time.perf_counter()
-        while len(done) < len(cases) and (not done or time.perf_counter() - begun < seconds):
-            self.timed(cases[len(done)])
-            done.append(cases[len(done)])
-            tick(len(done))
-        alone = time.perf_counter() - begun
-        lanes = LANES if isinstance(self.model, Batches) else 1
-        users, contexts = [case.user for case in done], [self._context(case) for case in done]
-        begun = time.perf_counter()
-        try:
-            self.router.route_many(users, contexts, max_new_tokens=self.limit)
-        except UserError:  # a request that the router refuses, which the cases may hold on purpose
-            return {"requests": len(done), "lanes": lanes, "alone_per_s": len(done) / alone, "together_per_s": None}
-        together = len(done) / (time.perf_counter() - begun)
-        return {
-            "requests": len(done), "lanes": lanes, "alone_per_s": len(done) / alone, "together_per_s": together,
-        }  # fmt: skip
+        """Requests a second one by one, and the same requests side by side (`route_many`) where the runtime can.
+
+        As many as take half of `seconds` one by one, and again behind `route_many`, so that a machine that grows slower
+        or faster meanwhile favours neither. What the router refuses, as cases may hold on purpose, is left out.
+        """
+        asked, alone, spent = self._one_by_one(cases, seconds / 2, tick)
+        lanes = LANES if isinstance(self.model, Batches) and not self.router.toolset.placed else 1
+        found = {"requests": len(asked), "lanes": lanes, "together_per_s": None, "same_calls": None}
+        if lanes > 1 and asked:
+            users, contexts = [case.user for case in asked], [self._context(case) for case in asked]
+            begun = time.perf_counter()
+            many = self.router.route_many(users, contexts, max_new_tokens=self.limit)
+            found["together_per_s"] = len(asked) / (time.perf_counter() - begun)
+            again = self._one_by_one(asked, float("inf"), tick)[2]
+            spent = (spent + again) / 2
+            found["same_calls"] = sum(_calls(one) == calls for one, calls in zip(many, alone, strict=True)) / len(asked)
+        return found | {"alone_per_s": len(asked) / spent if asked else None}
+
+    def _one_by_one(
+        self, cases: Sequence[Case], seconds: float, tick: Callable[[int], None]
+    ) -> tuple[list[Case], list[list[dict[str, Any]] | None], float]:
+        """The first of `cases` that fit into `seconds`, at least one, without those that are refused; their calls, and
+        the seconds that they took."""
+        asked: list[Case] = []
+        calls: list[list[dict[str, Any]] | None] = []
+        spent = 0.0
+        for case in cases:
+            context, begun = self._context(case), time.perf_counter()
+            try:
+                result = self.router.route(case.user, context, max_new_tokens=self.limit)
+            except SessionError:
+                raise
+            except UserError:
+                continue
+            spent += time.perf_counter() - begun
+            asked.append(case)
+            calls.append(_calls(result))
+            tick(len(asked))
+            if spent >= seconds:
+                break
+        return asked, calls, spent
 
     def passes_of(self, case: Case) -> tuple[list[int], list[Pass]]:
         """The forward passes that routing a case takes, and the tokens that are cached before them."""

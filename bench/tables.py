@@ -154,24 +154,38 @@ def speed_table(report: dict[str, Any]) -> Table | None:
                 number(passes and passes["mean"], 3),
                 number(run["prefill_tok_s"], 3),
                 number(run["decode_tok_s"], 3),
-                _throughput(run.get("throughput")),
                 ms(run["load_ms"]),
                 ms(run["cold_start_ms"]),
             )
         )
     columns = (
         "artifact", "requests", "mean ms", "range ms", "first decision ms", "floor ms", "same request ms", "passes",
-        "prefill tok/s", "decode tok/s", "requests/s alone, together", "load ms", "cold start ms",
+        "prefill tok/s", "decode tok/s", "load ms", "cold start ms",
     )  # fmt: skip
     return Table("Speed", columns, tuple(rows)) if rows else None
 
 
-def _throughput(found: dict[str, Any] | None) -> str:
-    """Requests a second one by one, and in how many lanes at once."""
-    if found is None:
-        return "-"
-    alone = number(found["alone_per_s"], 3)
-    return alone if found["lanes"] == 1 else f"{alone}, {number(found['together_per_s'], 3)} ({found['lanes']})"
+def throughput_table(report: dict[str, Any]) -> Table | None:
+    """Requests a second one by one and side by side, and whether the answers are the same."""
+    rows = []
+    for run in report["runs"]:
+        found = run.get("throughput")
+        if found is None:
+            continue
+        alone, together = found["alone_per_s"], found["together_per_s"]
+        rows.append(
+            (
+                run["artifact"],
+                str(found["requests"]),
+                number(alone, 3),
+                number(together, 3),
+                f"{together / alone:.2f}x" if together and alone else "-",
+                str(found["lanes"]) if together else "-",
+                percent(found.get("same_calls")),
+            )
+        )
+    columns = ("artifact", "requests", "one by one /s", "at once /s", "ratio", "lanes", "same calls")
+    return Table("Requests a second", columns, tuple(rows)) if rows else None
 
 
 def percent(share: float | None, digits: int = 1) -> str:

@@ -35,8 +35,8 @@ def artifact_of(
     A hit reads no weights but the artifact's own, so it needs none of the export packages. Raises `UserError` where
     one has to be made and cannot be.
     """
+    from export import own_name
     from export.checkpoint import locate
-    from export.pipeline import own_name
 
     quant = own_name(fmt, quant)
     parts = locate(model, toolset=toolset.name)

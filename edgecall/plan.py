@@ -12,14 +12,14 @@ DEFAULT_FORMATS = ("gguf", "onnx", "coreml", "mlx")
 
 def known() -> dict[str, dict[str, int]]:
     """Format -> its quantizations and their nominal bits, best first."""
-    from export.pipeline import EXPORTERS, exporter
+    from export import EXPORTERS, exporter
 
     return {fmt: {name: quant.precision for name, quant in exporter(fmt).QUANTS.items()} for fmt in EXPORTERS}
 
 
 def defaults(fmt: str) -> tuple[str, ...]:
     """The quantizations made where none is asked for."""
-    from export.pipeline import exporter
+    from export import exporter
 
     return tuple(exporter(fmt).DEFAULT_QUANTS)
 
@@ -57,7 +57,7 @@ def plan(to: str | None, quant: str | None) -> list[tuple[str, str]]:
 
 def _places(name: str, formats: Sequence[str], table: Mapping[str, Mapping[str, int]]) -> dict[str, str]:
     """The formats that have a quantization or mix, and what it is called there."""
-    from export.pipeline import own_name, scheme_of
+    from export import own_name, scheme_of
 
     base = name.partition("+")[0]
     found = {}

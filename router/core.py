@@ -23,7 +23,7 @@ from router.toolset import Call, Toolset
 from router.validate import schema_errors
 from router.wire_format import wire_format
 from runtimes.artifact import Artifact, open_artifact
-from runtimes.base import Batches, Model, Session
+from runtimes.base import Batch, Batches, Model, Session
 from runtimes.errors import UserError
 
 LANES: Final = 8
@@ -86,6 +86,7 @@ class Router:
         self._files = prefixes
         self._memory = PrefixMemory()
         self._begin()
+        self._batch: Batch | None = None
         self._shown: list[int] = []
         """What an instruction shows of the latest request's context; it is in the cache too."""
 
@@ -169,7 +170,8 @@ class Router:
         """`route` for many requests, in their order; `lanes` at once where the runtime computes sequences together.
 
         Equal to routing one by one; a request that `route` would refuse is refused before any is computed. Times are
-        those of the passes that a request had a part in. Raises `UserError` as `route` does, naming the request.
+        those of the passes that a request had a part in. The sequences, which hold the toolset's prefix, are kept for
+        the next call until the router is closed. Raises `UserError` as `route` does, naming the request.
         """
         contexts = contexts or [{}] * len(users)
         if len(contexts) != len(users):
@@ -190,7 +192,7 @@ class Router:
                 raise UserError(f"request {number} of {len(users)}: {error}") from None
         with self._lock:
             self._open()
-            batch = model.batch(min(lanes, len(users)), self.prefix_ids)
+            batch = self._lanes(model, min(lanes, max(LANES, len(users))))
             jobs = (
                 Job(request, self.grammar.matcher(user) if grammar else None)
                 for user, (_, request, _) in zip(users, prepared, strict=True)
@@ -205,8 +207,9 @@ class Router:
                         raise UserError(f"request {number + 1} of {len(users)}: {decoded}")
                     bound, request, tokenized = prepared[number]
                     results[number] = self._result(decoded, bound, 0, len(request), grammar, tokenized, 0.0)
-            finally:
-                batch.close()
+            except BaseException:
+                self._free_lanes()  # some are in the middle of a request
+                raise
         return [result for result in results if result is not None]
 
     def warm_up(self, requests: int = 1) -> None:
@@ -223,6 +226,7 @@ class Router:
         with self._lock:
             if not self._closed:
                 self._closed = True
+                self._free_lanes()
                 if self._own:
                     self.model.close()
 
@@ -237,6 +241,18 @@ class Router:
     def _open(self) -> None:
         if self._closed:
             raise UserError("the router is closed; open it again")
+
+    def _lanes(self, model: Batches, count: int) -> Batch:
+        """So many sequences that hold the prefix: those of the call before, where they are as many."""
+        if self._batch is None or self._batch.lanes != count:
+            self._free_lanes()
+            self._batch = model.batch(count, self.prefix_ids)
+        return self._batch
+
+    def _free_lanes(self) -> None:
+        batch, self._batch = self._batch, None
+        if batch is not None:
+            batch.close()
 
     def _keep(self, shown: list[int]) -> None:
         """Have the prefix and what an instruction shows behind it in the cache; mostly it is there."""

@@ -10,8 +10,9 @@ from time import perf_counter
 import numpy as np
 
 from router.decoded import MAX_NEW_TOKENS, Decision, Decoded, DecodeError
-from router.grammar import GrammarError, Ids, Matcher
+from router.grammar import Matcher
 from router.guess import Guide, Prices, Step
+from router.walk import GrammarError, Ids
 from runtimes.base import Logits, Pass, Rows
 
 

@@ -2,7 +2,8 @@
 
 Strings that must be spans of the request are not known when the toolset is compiled. In their place stands a mark,
 the bos token and a number, which is forced whenever it is reached; `Matcher` never hands it out, but lets a walk
-through the request's spans (`router.spans`) take over until the string ends. So nothing is compiled per request.
+through the request's spans (`router.spans`) take over until the string ends. So nothing is compiled per request, and
+outside of such strings most requests go where others went before (`router.walk`).
 
 Free-form keys leave out the character that opens control tokens (``<``). What ends by itself and what is stopped by the
 decoder's limit, with an error, `router.productions` says.
@@ -18,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import numpy.typing as npt
 
 from router.expressions import (
     NONE,
@@ -39,18 +39,12 @@ from router.request import Request, SpanKind
 from router.spans import SpanWalk
 from router.tokenizer import RouterTokenizer
 from router.toolset import Toolset
-from runtimes.errors import UserError
+from router.walk import GrammarError, Ids, Places, Walk, line, set_bits
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLTokenizer
-
-Ids = npt.NDArray[np.intp]
+    from llguidance import LLTokenizer
 
 _QUIET: Final = 0
-
-
-class GrammarError(UserError):
-    """A grammar that cannot be compiled, or one that cannot go on (too complex a pattern, a limit of llguidance)."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,7 @@ class Grammar:
     """The kinds of span that strings may be held to."""
     loose: bool
     """Whether strings may come out longer or shorter than their schema says (see `router.productions`)."""
-    _compiled: dict[frozenset[int], LLMatcher] = field(repr=False)
+    _compiled: dict[frozenset[int], Places] = field(repr=False)
 
     @cached_property
     def probes(self) -> list[int]:
@@ -87,24 +81,22 @@ class Grammar:
         if barred not in self._compiled:
             lark = lark_text(productions(self.toolset, self.tokenizer.wire, barred), self.tokenizer)
             self._compiled[barred] = _compile(lark, self.tokenizer)
-        return Matcher(self, self._compiled[barred].deep_copy(), request)
+        return Matcher(self, self._compiled[barred].walk(), request)
 
 
 class Matcher:
     """Where one completion stands in the grammar. Not thread-safe."""
 
-    def __init__(self, grammar: Grammar, base: LLMatcher, request: Request) -> None:
+    def __init__(self, grammar: Grammar, walk: Walk, request: Request) -> None:
         self.grammar = grammar
-        self._base = base
+        self._walk = walk
         self._request = request
         self._span: SpanWalk | None = None
-        self._escape = grammar.tokenizer.control_id("escape")
-        self._bos = grammar.tokenizer.bos_id
 
     def copy(self) -> Matcher:
         """Another walk that stands where this one does."""
         other = copy(self)
-        other._base = self._base.deep_copy()
+        other._walk = self._walk.copy()
         other._span = None if self._span is None else self._span.copy()
         return other
 
@@ -120,49 +112,36 @@ class Matcher:
     @property
     def finished(self) -> bool:
         """Whether the completion is complete, its stop included."""
-        return bool(self._span is None and self._base.is_stopped())
+        return self._span is None and self._walk.stopped
 
     def forced(self) -> list[int]:
         """The tokens that the grammar leaves no choice about, walked past already. Empty where there is a choice."""
         out: list[int] = []
         while not self.finished:
-            if self._span is not None:
-                ids = self._span.forced()
-            else:
-                ids = self._base.compute_ff_tokens()
-                self._check()
-                ids = ids or self._only()
-                if self._bos in ids:
-                    mark = ids.index(self._bos)
-                    end = ids.index(self._escape, mark)
-                    number = int(_ll_tokenizer(self.grammar.tokenizer).decode_str(ids[mark + 1 : end]))
-                    self._walk(ids[:end])
-                    out += ids[:mark]
-                    self._span = SpanWalk(self._request, self.grammar.copies[number], self.grammar.tokenizer)
-                    continue
+            if self._span is None:
+                found = self._walk.forced()
+                out += found.ids
+                if found.kind is None:
+                    break
+                self._span = SpanWalk(self._request, self.grammar.copies[found.kind], self.grammar.tokenizer)
+            ids = self._span.forced()
             if not ids:
                 break
-            if self._span is None:
-                self._walk(ids)
-            else:
-                for token in ids:
-                    self.accept(token)
+            for token in ids:
+                self.accept(token)
             out += ids
         return out
 
     def allows(self, token: int) -> bool:
         """Whether `token` may come next."""
-        if self._span is not None:
-            return self._span.allows(token)
-        # An id past the vocabulary (models have more rows than tokens) would put the walk into its error state.
-        return bool(token < self.grammar.tokenizer.vocab_size and self._base.validate_tokens([token]) == 1)
+        return self._walk.allows(token) if self._span is None else self._span.allows(token)
 
     def allowed(self, width: int) -> Ids:
         """The ids below `width` that may come next, ascending; `forced` must have gone as far as it can before."""
         if self._span is not None:
             return np.array(sorted(i for i in self._span.options() if i < width), dtype=np.intp)
-        bits = self._bits()
-        some = _few(bits, len(bits) // 8)
+        bits = self._walk.bits()
+        some = set_bits(bits, len(bits) // 8)
         if some is None:
             return np.flatnonzero(np.unpackbits(bits, count=min(width, 8 * len(bits)), bitorder="little"))
         return some[: np.searchsorted(some, width)]
@@ -174,49 +153,27 @@ class Matcher:
         else:
             # In a free string almost anything goes; two tokens tell, where the mask of 262,144 takes milliseconds.
             probes = self.grammar.probes
-            if probes and all(self._base.validate_tokens([probe]) for probe in probes):
+            if probes and all(self._walk.allows(probe) for probe in probes):
                 return None
-            ids = _few(self._bits(), most)
+            ids = set_bits(self._walk.bits(), most)
         return ids if ids is not None and 0 < len(ids) <= most else None
 
     def take(self, token: int) -> bool:
         """Walk past `token` if it may come next; whether it did."""
         if self._span is None:
-            return bool(token < self.grammar.tokenizer.vocab_size and self._base.try_consume_tokens([token]) == 1)
+            return self._walk.take(token)
         if not self._span.accept(token):
             return False
         if self._span.finished:
             self._span = None
-            self._walk([self._escape])
+            self.accept(token)  # which ends the mark too
         return True
 
     def accept(self, token: int) -> None:
         """Walk past `token`. Raises `GrammarError` where it is not allowed."""
         if not self.take(token):
-            self._check()
+            self._walk.check()
             raise GrammarError(f"the grammar does not allow the token {token}")
-
-    def _bits(self) -> npt.NDArray[np.uint8]:
-        """For each token of the vocabulary, eight to a byte and whole words of 32, whether it may come next."""
-        bits = np.frombuffer(self._base.compute_bitmask(), dtype=np.uint8)
-        self._check()
-        return bits
-
-    def _only(self) -> list[int]:
-        """The one token that spells a forced byte, where no other does; no choice of tokens is left then."""
-        if not self._base.compute_ff_bytes():
-            return []
-        ids = self.allowed(self.grammar.tokenizer.vocab_size)
-        return [int(ids[0])] if len(ids) == 1 else []
-
-    def _walk(self, ids: list[int]) -> None:
-        if not self._base.consume_tokens(ids):
-            self._check()
-            raise GrammarError(f"the grammar does not allow the tokens {ids}")
-
-    def _check(self) -> None:
-        if self._base.is_error():
-            raise GrammarError(f"the grammar cannot go on: {_line(self._base.get_error())}")
 
 
 def lark_text(rules: Productions, tokenizer: RouterTokenizer) -> str:
@@ -275,25 +232,10 @@ def _ll_tokenizer(tokenizer: RouterTokenizer) -> LLTokenizer:
     return found
 
 
-def _compile(lark: str, tokenizer: RouterTokenizer) -> LLMatcher:
+def _compile(lark: str, tokenizer: RouterTokenizer) -> Places:
     from llguidance import LLMatcher
 
     matcher = LLMatcher(_ll_tokenizer(tokenizer), lark, log_level=_QUIET)
     if matcher.is_error():
-        raise GrammarError(f"the grammar cannot be compiled: {_line(matcher.get_error())}")
-    return matcher
-
-
-def _few(bits: npt.NDArray[np.uint8], most: int) -> Ids | None:
-    """The numbers of the bits that are set, ascending; None where they lie in more than `most` words, unread."""
-    words = np.flatnonzero(bits.view(np.uint32))
-    if len(words) > most:
-        return None
-    found = np.unpackbits(bits.reshape(-1, 4)[words], axis=1, bitorder="little")
-    at, offset = np.nonzero(found)
-    return words[at] * 32 + offset
-
-
-def _line(text: str) -> str:
-    """The first line of a message, which for llguidance goes on with its state."""
-    return text.strip().splitlines()[0] if text.strip() else "no reason given"
+        raise GrammarError(f"the grammar cannot be compiled: {line(matcher.get_error())}")
+    return Places(matcher, tokenizer)

@@ -21,8 +21,9 @@ from typing import Final
 
 import numpy as np
 
-from router.grammar import GrammarError, Ids, Matcher
+from router.grammar import Matcher
 from router.tokenizer import RouterTokenizer
+from router.walk import GrammarError, Ids
 
 MAX_ROWS: Final = 24
 """Tokens of one guess."""

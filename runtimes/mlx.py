@@ -34,6 +34,7 @@ from runtimes.base import (
     row_offsets,
 )
 from runtimes.errors import SessionError, UnavailableError, UserError
+from runtimes.mlx_batch import MlxBatch
 from runtimes.output import read_output_ids
 from runtimes.shortlist import ShortlistSession
 
@@ -155,6 +156,10 @@ class MlxModel:
 
     def session(self) -> MlxSession:
         return MlxSession(self)
+
+    def batch(self, lanes: int, prefix: Sequence[int]) -> MlxBatch:
+        self.net  # noqa: B018 - raises when closed
+        return MlxBatch(self, Cache(self), lanes, prefix)
 
     def close(self) -> None:
         import mlx.core as mx

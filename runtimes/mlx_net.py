@@ -32,6 +32,23 @@ def layers(net: Any, tokens: Any, start: Any, keys: list[Any], values: list[Any]
     return states, [own.keys for own in cells], [own.values for own in cells]
 
 
+def lanes(
+    net: Any, tokens: Any, places: Any, cells: Any, masks: dict[bool, Any], keys: list[Any], values: list[Any]
+) -> tuple[Any, list[Any], list[Any]]:
+    """One pass over `tokens` (n,) of several sequences, at the positions `places` (n,), written into `cells` (n,).
+
+    `masks` (n, used): for global and for local layers (True) which of the first cells each token attends to. `keys` and
+    `values` as for `layers`. Returns states (n, width), not normalized, and the new arrays. mlx-lm rotates by one
+    offset for each sequence, so to it every token is a sequence of its own.
+    """
+    own = [
+        _Lanes(layer_keys, layer_values, places, cells, masks[layer.self_attn.is_sliding])
+        for layer, layer_keys, layer_values in zip(net.layers, keys, values, strict=True)
+    ]
+    states = _through(net, tokens[:, None], own)
+    return states[:, 0], [each.keys for each in own], [each.values for each in own]
+
+
 def hidden(net: Any, tokens: Any, caches: Sequence[Any], keep: list[int] | None) -> Any:
     """Normalized hidden states (1, n, width), or those of the offsets to `keep`, with caches of any kind that give
     their own masks."""
@@ -105,6 +122,29 @@ class _Cells:
         key = (mx.arange(self._seen) + (0 if self._first is None else self._first))[None]
         mask = key <= query
         return mask if self._window is None else mask & (key > query - self._window)
+
+
+class _Lanes:
+    """One layer's keys and values within a pass over several sequences; what mlx-lm's attention asks of a cache."""
+
+    def __init__(self, keys: Any, values: Any, places: Any, cells: Any, mask: Any) -> None:
+        self.keys, self.values, self.offset = keys, values, places
+        self._cells, self._mask = cells, mask
+
+    def update_and_fetch(self, keys: Any, values: Any) -> tuple[Any, Any]:
+        """Keys and values of one token a sequence, (n, heads, 1, dim); all used ones, the same for each."""
+        self.keys[:, :, self._cells] = keys.transpose(2, 1, 0, 3)
+        self.values[:, :, self._cells] = values.transpose(2, 1, 0, 3)
+        return self._for_each(self.keys), self._for_each(self.values)
+
+    def make_mask(self, count: int) -> Any:
+        return self._mask[:, None, None]
+
+    def _for_each(self, buffer: Any) -> Any:
+        import mlx.core as mx
+
+        count, used = self._mask.shape
+        return mx.broadcast_to(buffer[:, :, :used], (count, buffer.shape[1], used, buffer.shape[3]))
 
 
 def head(net: Any, states: Any, rows: Any = None) -> Any:

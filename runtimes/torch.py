@@ -2,7 +2,8 @@
 
 The module of transformers computes; the KV cache and the attention masks are ours. A cache that keeps every key can
 be rewound to any position, also behind the sliding window (transformers' own windowed cache cannot), and masks made
-from positions alone cost microseconds where transformers' mask builder costs more than a small model's pass.
+from positions alone cost microseconds where transformers' mask builder costs more than a small model's pass. On CUDA
+short passes are replayed as graphs (`runtimes.torch_static`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from runtimes.errors import SessionError, UnavailableError, UserError
 from runtimes.output import read_output_ids
 from runtimes.shortlist import ShortlistSession
 from runtimes.torch_batch import TorchBatch
-from runtimes.torch_cache import Cache
+from runtimes.torch_cache import Cache, TokenCache
+from runtimes.torch_static import StaticCache, cuda_graph
 
 if TYPE_CHECKING:
     import torch
@@ -78,22 +80,19 @@ def bare_loop(
     import torch
 
     model = open_model(artifact, device=device, threads=threads)
-    net, cache, target = model.net, Cache(model), model.net.device
+    net, cache, target = model.net, model.cache(), model.net.device
     with torch.inference_mode():
-        cache.start = 0
         if prefix:
-            torch_net.hidden(net, cache, cache.inputs(prefix), slice(-1, None))
+            cache.run(cache.prepare(prefix, 0), 0, slice(-1, None))
         steps = []
         for start, tokens, rows, ids in passes:
-            cache.start = start
             some = None if ids is None else torch.from_numpy(ids).to(target)
-            steps.append((start, cache.inputs(tokens), torch_net.keep(rows, target), some))
+            steps.append((start, cache.prepare(tokens, start), torch_net.keep(rows, target), some))
 
     def run() -> None:
         with torch.inference_mode():
             for start, inputs, keep, some in steps:
-                cache.start = start
-                torch_net.head(net, torch_net.hidden(net, cache, inputs, keep), some).float().cpu()
+                torch_net.head(net, cache.run(inputs, start, keep), some).float().cpu()
 
     return run
 
@@ -127,6 +126,11 @@ class TorchModel:
     def session(self) -> TorchSession:
         return TorchSession(self)
 
+    def cache(self) -> TokenCache:
+        """A new, empty KV cache for one sequence: on an NVIDIA GPU one whose short passes are CUDA graphs."""
+        device = self.net.device
+        return StaticCache(self, cuda_graph(device)) if device.type == "cuda" else Cache(self)
+
     def batch(self, lanes: int, prefix: Sequence[int]) -> TorchBatch:
         self.net  # noqa: B018 - raises when closed
         return TorchBatch(self, lanes, prefix)
@@ -141,7 +145,7 @@ class TorchSession(ShortlistSession):
     def __init__(self, model: TorchModel) -> None:
         super().__init__(model, model.net.lm_head.weight.nbytes)
         self._torch = model
-        self._cache = Cache(model)
+        self._cache = model.cache()
 
     def _check_open(self) -> None:
         self._torch.net  # noqa: B018 - raises when closed
@@ -152,10 +156,9 @@ class TorchSession(ShortlistSession):
     def _forward_shortlist(self, tokens: Sequence[int], rows: Rows, at: Ids | None) -> Logits:
         import torch
 
-        cache, net = self._cache, self._torch.net
-        cache.start = self._position
+        cache, net, start = self._cache, self._torch.net, self._position
         with torch.inference_mode():
-            states = torch_net.hidden(net, cache, cache.inputs(tokens), torch_net.keep(rows, net.device))
+            states = cache.run(cache.prepare(tokens, start), start, torch_net.keep(rows, net.device))
             some = None if at is None else torch.from_numpy(at).to(net.device)
             logits: Logits = torch_net.head(net, states, some).float().cpu().numpy()
         return logits[-1] if rows == "last" else logits

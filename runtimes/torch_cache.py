@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+from runtimes import torch_net
 
 if TYPE_CHECKING:
     import torch
@@ -11,8 +13,20 @@ if TYPE_CHECKING:
     from runtimes.torch import TorchModel
 
 
+class TokenCache(Protocol):
+    """Keys and values of one sequence, and the passes over them."""
+
+    def prepare(self, tokens: Sequence[int], start: int) -> Any:
+        """What `run` takes for a pass over `tokens` behind `start` cached ones."""
+        ...
+
+    def run(self, prepared: Any, start: int, keep: slice | torch.Tensor) -> torch.Tensor:
+        """The pass: the normalized hidden states of the tokens to `keep`, (kept, width), valid until the next."""
+        ...
+
+
 class Cache:
-    """Keys and values of every position, per layer, in buffers that grow by doubling; the writer sets `start`.
+    """Keys and values of every position, per layer, in buffers that grow by doubling.
 
     Offers what transformers' attention asks of a cache: `update`. For a local layer only the keys that the window
     of the first new token reaches are handed on, so that its cost does not grow with the context.
@@ -21,6 +35,7 @@ class Cache:
     def __init__(self, model: TorchModel) -> None:
         config = model.net.config
         self.start = 0
+        self._torch = model
         self._device, self._dtype = model.net.device, model.net.dtype
         self._limit = model.context_length
         self._window = int(config.sliding_window)
@@ -28,11 +43,11 @@ class Cache:
         self._shape = (1, int(config.num_key_value_heads), 0, int(config.head_dim))
         self._buffers: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * len(self._local)
 
-    def inputs(self, tokens: Sequence[int]) -> dict[str, Any]:
+    def prepare(self, tokens: Sequence[int], start: int) -> dict[str, Any]:
         """Input ids, positions and masks (True: may attend) of a pass over `tokens` from `start` on."""
         import torch
 
-        start, end = self.start, self.start + len(tokens)
+        self.start, end = start, start + len(tokens)
         positions = torch.arange(start, end, device=self._device)
         masks: dict[str, torch.Tensor | None] = {"full_attention": None, "sliding_attention": None}
         if len(tokens) > 1:  # a single token may attend to every key that it is given
@@ -47,6 +62,10 @@ class Cache:
             "cache_position": positions,
             "attention_mask": masks,
         }
+
+    def run(self, prepared: dict[str, Any], start: int, keep: slice | torch.Tensor) -> torch.Tensor:
+        self.start = start
+        return torch_net.hidden(self._torch.net, self, prepared, keep)
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, cache_kwargs: dict[str, Any] | None = None

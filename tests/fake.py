@@ -116,3 +116,42 @@ class FakeSession:
             raise SessionError("rewind: the model is closed")
         check_rewind(position, position=self.position)
         del self.tokens[position:]
+
+
+class FakeBatch:
+    """Lanes as fake sessions; `sizes` tells how many lanes each pass went over."""
+
+    def __init__(self, model: BatchModel, lanes: int, prefix: Sequence[int]) -> None:
+        self.sessions = [FakeSession(model) for _ in range(lanes)]
+        self.sizes: list[int] = []
+        self.closed = False
+        for session in self.sessions:
+            session.tokens += prefix
+
+    @property
+    def lanes(self) -> int:
+        return len(self.sessions)
+
+    def position(self, lane: int) -> int:
+        return self.sessions[lane].position
+
+    def append(self, passes: Sequence[tuple[int, Sequence[int], Rows]]) -> list[Logits]:
+        self.sizes.append(len(passes))
+        return [self.sessions[lane].append(tokens, rows=rows) for lane, tokens, rows in passes]
+
+    def rewind(self, lane: int, position: int) -> None:
+        self.sessions[lane].rewind(position)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class BatchModel(FakeModel):
+    """A `FakeModel` that is a `runtimes.base.Batches` too; `made` is its latest batch."""
+
+    made: FakeBatch | None = None
+
+    def batch(self, lanes: int, prefix: Sequence[int]) -> FakeBatch:
+        self.made = FakeBatch(self, lanes, prefix)
+        return self.made

@@ -14,7 +14,7 @@ from bench.plot import draw
 from bench.ranking import rank
 from bench.report import build, samples, validate
 from bench.screen import Screen
-from bench.tables import fit, main_tables, number
+from bench.tables import fit, main_tables, number, throughput_table
 from router.toolset import Toolset
 from tests.bench import made
 
@@ -228,3 +228,17 @@ def test_picture(report: dict[str, Any], tmp_path: Path) -> None:
 
 def test_no_picture_without_figures(tmp_path: Path) -> None:
     assert not draw({"runs": [{"accuracy": None, "latency_ms": None}]}, tmp_path / "plot.png")
+
+
+def test_requests_a_second_stand_one_by_one_and_at_once(report: dict[str, Any]) -> None:
+    table = throughput_table(report)
+    assert table is not None and table.rows[0][1:] == ("40", "90", "180", "2.00x", "8", "100.0%")
+    assert "## Requests a second" in render(report)
+    older = json.loads(json.dumps(report))  # of before the answers were compared, and of a runtime without batches
+    del older["runs"][0]["throughput"]["same_calls"]
+    older["runs"][1]["throughput"].update(lanes=1, together_per_s=None, same_calls=None)
+    older["runs"][2]["throughput"] = None
+    assert validate(older)
+    found = throughput_table(older)
+    assert found is not None and found.rows[0][-1] == "-" and found.rows[1][3:] == ("-", "-", "-", "-")
+    assert len(found.rows) == len(table.rows) - 1

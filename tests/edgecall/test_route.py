@@ -123,6 +123,26 @@ def test_first_use_makes_the_artifact_and_says_where(by_model: Callable[[], Ran]
     assert (Path(where[1]) / "gguf-q8_0" / "manifest.json").is_file()
 
 
+def test_a_later_use_loads_the_runtime_and_no_exporter(
+    by_model: Callable[[], Ran], python: Callable[..., Ran], tiny: Checkpoint, lamps: Path
+) -> None:
+    """What a cold process takes to its first answer is mostly imports."""
+    first = by_model()
+    heavy = {
+        "torch", "transformers", "sympy", "matplotlib", "pandas", "scipy", "onnx", "onnxruntime", "mlx", "coremltools",
+        "safetensors", "gguf", "huggingface_hub", "rich", "jinja2", "export.pipeline",
+    }  # fmt: skip
+    argv = ["route", "light the hall", "--model", str(tiny.folder), "--runtime", "llama_cpp", "--toolset", str(lamps)]
+    code = (
+        "import sys\n"
+        "from edgecall.cli import main\n"
+        "code = main(sys.argv[1:])\n"
+        f"print(*sorted({heavy} & set(sys.modules)), file=sys.stderr)\n"
+        "sys.exit(code)"
+    )
+    assert python("-c", code, *argv, "--threads", "1") == Ran(0, first.out, "\n")
+
+
 def test_a_damaged_artifact_in_the_cache_is_made_again(by_model: Callable[[], Ran], cache: Path) -> None:
     first = by_model()
     weights = next(cache.rglob("*.gguf"))

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from router.free import FREE_DEPTH, FREE_ITEMS, FREE_KEY_LENGTH, FREE_KEYS, FREE_LENGTH, MAX_ITEMS, SPACES
-from router.grammar import Grammar, GrammarError
+from router.grammar import Grammar
 from router.tokenizer import RouterTokenizer
 from router.toolset import Call, Schema, Tool, Toolset
 from router.toolset_load import from_dict
+from router.walk import GrammarError
 from router.wire import render_call, render_completion
 from runtimes.errors import UserError
 

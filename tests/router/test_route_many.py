@@ -2,57 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from router.core import Router
+from router.core import LANES, Router
 from router.tokenizer import RouterTokenizer
 from router.toolset import Call, Toolset
-from runtimes.base import Batches, Logits, Rows
+from runtimes.base import Batches, Logits
 from runtimes.errors import UserError
-from tests.fake import FakeModel, FakeSession, random_rule, scripted_rule
+from tests.fake import BatchModel, FakeModel, random_rule, scripted_rule
 
 CONTEXT = {"project_path": "."}
-
-
-class FakeBatch:
-    """Lanes as fake sessions; `sizes` tells how many lanes each pass went over."""
-
-    def __init__(self, model: BatchModel, lanes: int, prefix: Sequence[int]) -> None:
-        self.sessions = [FakeSession(model) for _ in range(lanes)]
-        self.sizes: list[int] = []
-        self.closed = False
-        for session in self.sessions:
-            session.tokens += prefix
-
-    @property
-    def lanes(self) -> int:
-        return len(self.sessions)
-
-    def position(self, lane: int) -> int:
-        return self.sessions[lane].position
-
-    def append(self, passes: Sequence[tuple[int, Sequence[int], Rows]]) -> list[Logits]:
-        self.sizes.append(len(passes))
-        return [self.sessions[lane].append(tokens, rows=rows) for lane, tokens, rows in passes]
-
-    def rewind(self, lane: int, position: int) -> None:
-        self.sessions[lane].rewind(position)
-
-    def close(self) -> None:
-        self.closed = True
-
-
-@dataclass
-class BatchModel(FakeModel):
-    made: FakeBatch | None = None
-
-    def batch(self, lanes: int, prefix: Sequence[int]) -> FakeBatch:
-        self.made = FakeBatch(self, lanes, prefix)
-        return self.made
 
 
 def model_of(tokenizer: RouterTokenizer, kiwi: Toolset, kind: type[FakeModel] = BatchModel) -> FakeModel:
@@ -101,11 +63,41 @@ def test_the_same_answers_in_the_same_order(
         assert model.made is None
         return
     batch = model.made
-    assert batch is not None and batch.closed
-    assert batch.lanes == min(lanes, len(USERS)) and max(batch.sizes) == batch.lanes
+    assert batch is not None
+    assert max(batch.sizes) == min(lanes, len(USERS)) and batch.lanes <= max(lanes, LANES)
     passes = sum(r.stats.forward_passes for r in one_by_one)
     assert sum(batch.sizes) == passes and len(batch.sizes) < passes
     assert router.route(USERS[0], CONTEXT).calls == one_by_one[0].calls  # the router's own sequence is as it was
+
+
+def test_the_lanes_are_kept_for_the_next_call(tokenizer: RouterTokenizer, kiwi: Toolset) -> None:
+    model = model_of(tokenizer, kiwi)
+    assert isinstance(model, BatchModel)
+    router = Router(model, tokenizer, kiwi)
+    first = router.route_many(USERS, [CONTEXT] * len(USERS))
+    batch = model.made
+    again = router.route_many(USERS[:2], [CONTEXT] * 2)
+    assert model.made is batch and batch is not None and not batch.closed
+    assert [r.calls for r in again] == [r.calls for r in first[:2]]
+    router.route_many(USERS, [CONTEXT] * len(USERS), lanes=3)
+    assert batch.closed and model.made is not None and model.made.lanes == 3
+    router.close()
+    assert model.made.closed
+
+
+def test_lanes_in_which_something_broke_are_not_used_again(tokenizer: RouterTokenizer, kiwi: Toolset) -> None:
+    model = model_of(tokenizer, kiwi)
+    assert isinstance(model, BatchModel)
+    router = Router(model, tokenizer, kiwi)
+    wanted = [r.calls for r in router.route_many(USERS, [CONTEXT] * len(USERS))]
+    batch = model.made
+    assert batch is not None
+    batch.sessions[3].fail_at = len(batch.sessions[3].passes) + 2
+    with pytest.raises(RuntimeError, match="broke"):
+        router.route_many(USERS, [CONTEXT] * len(USERS))
+    assert batch.closed
+    assert [r.calls for r in router.route_many(USERS, [CONTEXT] * len(USERS))] == wanted
+    assert model.made is not batch
 
 
 def test_without_batches_it_is_one_by_one(tokenizer: RouterTokenizer, kiwi: Toolset) -> None:

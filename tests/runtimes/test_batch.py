@@ -21,7 +21,12 @@ from runtimes.errors import SessionError
 PREFIX = list(range(40, 140))
 
 
-RUNTIMES = {"llama_cpp": ("gguf", "f32"), "torch": ("safetensors", "fp32"), "onnxruntime": ("onnx", "fp32")}
+RUNTIMES = {
+    "llama_cpp": ("gguf", "f32"),
+    "torch": ("safetensors", "fp32"),
+    "onnxruntime": ("onnx", "fp32"),
+    "mlx": ("mlx", "fp32"),
+}
 
 
 @pytest.fixture(scope="module", params=RUNTIMES)
