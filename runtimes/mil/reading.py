@@ -53,7 +53,7 @@ def from_spec(spec: Any, path: Path) -> Program:
     }
     if default not in functions:
         raise ArtifactError(f"{path}: has no function {default!r}; export again")
-    return Program(path, functions, default)
+    return Program(path, functions, default, dict(spec.description.metadata.userDefined))
 
 
 @contextlib.contextmanager
