@@ -137,8 +137,8 @@ def _into_float16(
     if not rounded["finite"]:
         largest = mended.after.largest
         raise UserError(
-            f"{source.folder}: coreml fp16: {largest.name} reaches {largest.max_abs:.3g}, activations overflow float16 "
-            "(65,504), and no rescaling of the weights mends it; export fp32"
+            f"{source.folder}: coreml {quant}: {largest.name} reaches {largest.max_abs:.3g}, activations overflow "
+            "float16 (65,504), and no rescaling of the weights mends it; export fp32"
         )
     return {**mended.facts, **rounded, "tokens": mended.after.tokens}, mended.safe
 

@@ -6,12 +6,13 @@ The functions are those of `export.coreml_neural`; they share one state, and the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from export.coreml_neural import FUNCTIONS, Weights, make_function, mb
-from runtimes.coreml_package import WINDOW, Interface, forward
+from runtimes.coreml_package import WINDOW, Fixed, Interface, forward
 from runtimes.coreml_reference import program_interface
 from runtimes.mil import quiet
 
@@ -91,16 +92,19 @@ def walk_functions(
     from export.coreml_record import run
 
     interface, state = program_interface(package.program, net.vocab_size), package.make_state()
+    assert isinstance(interface, Fixed)
+    largest = max(interface.last)
+    first = replace(interface, last={largest: interface.last[largest]})
 
     def predict(function: str, inputs: Inputs) -> dict[str, np.ndarray]:
         return package.run(inputs, state, watch, function=function)
 
-    def logits(start: int, count: int, rows: Any) -> np.ndarray:
-        return forward(predict, interface.steps(tokens[start : start + count], start, rows), net.vocab_size)
+    def logits(start: int, count: int, rows: Any, by: Fixed = interface) -> np.ndarray:
+        return forward(predict, by.steps(tokens[start : start + count], start, rows), net.vocab_size)
 
     trials = sum(count for count, _ in TRIALS)
     start = len(tokens) - trials
-    own, at = [logits(0, start, "last")], [start - 1]
+    own, at = [logits(0, start, "last", first)], [start - 1]
     for count, rows in TRIALS:
         own.append(logits(start, count, rows))
         start += count

@@ -48,8 +48,12 @@ PART: Final = 16_384
 TINY: Final = 2.0**-14
 """The smallest normal float16."""
 
-MASKED_SCORES: Final = "masked_scores_"
-"""How the values are called that hold a mask besides what is computed."""
+LEAST: Final = 2.0**-7
+"""What a norm takes for the largest magnitude where that is smaller: one over it, times one over the root of `TINY`, is
+a float16 still, also of a vector of zeros."""
+
+MASKED: Final = "masked_"
+"""How values are called that hold a mask besides what is computed: with this before."""
 
 Array = npt.NDArray[Any]
 Var = Any
@@ -77,8 +81,8 @@ FUNCTIONS: Final = (
 class Weights:
     """A network's weights as the functions hold them: each array is made once, and all functions name the same."""
 
-    def __init__(self, net: Gemma3Stateful, part: int = PART) -> None:
-        self.net, self.part = net, part
+    def __init__(self, net: Gemma3Stateful) -> None:
+        self.net, self.part = net, PART
         self.embedding = self._parts("embed", net.embed.weight)
         self.head = self.embedding if net.tied else self._parts("head", net.head.weight)
         self.angles = {
@@ -192,7 +196,7 @@ class _Pass:
             query = self._rotated(mb.mul(x=normed, y=np.float16(layer.q_scale.factor)), turn)
             at = number // layer.groups * layer.dim
             key, value = _cut(keys, 3, at, at + layer.dim), _cut(values, 1, at, at + layer.dim)
-            scores = mb.add(x=_einsum(key, query), y=mask, name=f"{MASKED_SCORES}{index}_{number}")  # (S, 1, Q)
+            scores = mb.add(x=_einsum(key, query), y=mask, name=f"{MASKED}scores_{index}_{number}")  # (S, 1, Q)
             mixed.append(_einsum(value, mb.softmax(x=scores, axis=1)))  # (D, 1, Q)
         out = self._matrix(_joined(mixed), f"{name}.o")
         return mb.add(x=x, y=self._norm(out, layer.after_attention, f"{name}.after_attention"))
@@ -222,15 +226,16 @@ class _Pass:
         return now
 
     def _norm(self, x: Var, norm: Norm, name: str) -> Var:
-        """RMS norm over the channels. x is divided by its largest magnitude first: its squares are then 1 at most and
-        their mean at least one over the width, so that nothing on the way leaves float16 or vanishes in it."""
-        most = mb.maximum(x=mb.reduce_max(x=mb.abs(x=x), axes=[1], keep_dims=True), y=np.float16(TINY))
-        y = mb.real_div(x=x, y=most)
-        least = mb.real_div(x=np.float16(norm.eps**0.5), y=most)
+        """RMS norm over the channels. What is squared is divided by the largest magnitude first: the squares are 1 at
+        most and their mean at least one over the width, so that nothing on the way leaves float16 or vanishes in it."""
+        magnitude = mb.reduce_max(x=mb.abs(x=x), axes=[1], keep_dims=True)
+        most = mb.maximum(x=magnitude, y=np.float16(LEAST))
+        y, root = mb.real_div(x=x, y=most), mb.real_div(x=np.float16(norm.eps**0.5), y=most)
         mean = mb.reduce_mean(x=mb.mul(x=y, y=y), axes=[1], keep_dims=True)
-        size = mb.rsqrt(x=mb.add(x=mean, y=mb.mul(x=least, y=least)), epsilon=np.float16(0))
+        total = mb.maximum(x=mb.add(x=mean, y=mb.mul(x=root, y=root)), y=np.float16(TINY))
+        factor = mb.real_div(x=mb.rsqrt(x=total, epsilon=np.float16(0)), y=most)
         weight = self._constant(f"{name}.weight", self.weights.scales[f"{name}.weight"])
-        return mb.mul(x=mb.mul(x=y, y=size), y=weight)
+        return mb.mul(x=mb.mul(x=x, y=factor), y=weight)
 
     def _matrix(self, x: Var, name: str) -> Var:
         return mb.conv(x=x, weight=self._constant(f"{name}.weight", self.weights.matrices[f"{name}.weight"]))
@@ -263,7 +268,8 @@ class _Pass:
         for number, (product, (_, part)) in enumerate(zip(products, self.weights.head, strict=True)):
             first = number * self.weights.part
             flat = mb.squeeze(x=product, axes=[2, 3])  # (1, rows)
-            allowed = mb.add(x=flat, y=_cut(self.inputs["allowed"], 1, first, first + len(part)))
+            mask = _cut(self.inputs["allowed"], 1, first, first + len(part))
+            allowed = mb.add(x=flat, y=mask, name=f"{MASKED}logits_{number}")
             tops.append(mb.reduce_max(x=allowed, axes=[1], keep_dims=False))
             found = mb.reduce_argmax(x=allowed, axis=1, keep_dims=False)
             ids.append(mb.add(x=found, y=np.int32(first)))

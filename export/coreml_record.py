@@ -260,12 +260,12 @@ def operations(largest: dict[str, float]) -> Watch:
     that a saved package computes, what stands for a masked score apart; infinite where one is not a number."""
     import numpy as np
 
-    from export.coreml_neural import MASKED_SCORES
+    from export.coreml_neural import MASKED as masked
     from runtimes.mil.program import FLOATS
 
     def watch(op: Any, values: tuple[np.ndarray, ...]) -> None:
         for output, value in zip(op.outputs, values, strict=True):
-            if output.type.dtype in FLOATS and value.size and not output.name.startswith(MASKED_SCORES):
+            if output.type.dtype in FLOATS and value.size and not output.name.startswith(masked):
                 seen = np.abs(value[value != MASKED]).max(initial=0.0)
                 largest[output.name] = max(largest.get(output.name, 0.0), _finite(float(seen)))
 
