@@ -27,6 +27,9 @@ _UNITS = {
 }
 """Device name -> `coremltools.ComputeUnit`, and what the model then says that it uses."""
 
+_COMPARED = ("cpu", "gpu", "ane", "all")
+"""The devices without the second name of one."""
+
 _AUTO = "gpu"
 """Not "all": the Neural Engine takes no flexible shapes, and has been seen to refuse stateful models outright."""
 
@@ -51,6 +54,15 @@ def availability() -> Availability:
     there = DeviceStatus(True)
     ane = there if platform.machine() == "arm64" else DeviceStatus(False, "no Neural Engine", "use Apple silicon")
     return Availability(True, found, devices={"cpu": there, "gpu": there, "metal": there, "ane": ane})
+
+
+def compared_devices() -> tuple[str, ...]:
+    """The compute units that Core ML may be told to use here: the CPU alone, it and the GPU, it and the Neural Engine,
+    and all."""
+    state = availability()
+    if not state.available:
+        return ()
+    return tuple(name for name in _COMPARED if name not in state.devices or state.devices[name].available)
 
 
 def open_model(artifact: Artifact, *, device: str = "auto", threads: int | None = None) -> CoreMLModel:
@@ -197,4 +209,12 @@ def _signature(described: Any) -> Signature:
     )
 
 
-__all__ = ["FORMAT", "CoreMLModel", "CoreMLSession", "availability", "bare_loop", "open_model"]
+__all__ = [
+    "FORMAT",
+    "CoreMLModel",
+    "CoreMLSession",
+    "availability",
+    "bare_loop",
+    "compared_devices",
+    "open_model",
+]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,7 +18,27 @@ from router.toolset import Toolset
 from runtimes import RUNTIMES, is_emulated, prover, runtime
 from runtimes.artifact import SCHEMA, Artifact
 
+if TYPE_CHECKING:
+    from export.coreml_mil import Package
+
 Maker = Callable[[str, str], Artifact]
+
+PART = 512
+"""Rows of a part of the output matrix in the export for the Neural Engine: 768 make two, the second one shorter."""
+
+
+@dataclass(frozen=True)
+class Neural:
+    """A checkpoint, and its export for the Neural Engine."""
+
+    source: Checkpoint
+    artifact: Artifact
+
+    @cached_property
+    def package(self) -> Package:
+        from export.coreml_mil import Package
+
+        return Package(self.artifact.weights)
 
 
 def variants() -> Iterator[tuple[str, str, str]]:

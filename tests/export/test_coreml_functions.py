@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 
 from export.base import Checkpoint
-from router.toolset import Toolset
 from runtimes.artifact import Artifact
 from runtimes.errors import UserError
+from tests.exports import PART, Neural
 from tests.loud import LAYER, changed, loud_mlp, loud_scores, loud_stream
-from tests.odd import odd_checkpoint
 from tests.tiny import LIGHTS
 
 torch = pytest.importorskip("torch")
@@ -39,37 +38,12 @@ REQUESTS = tuple(default_requests(LIGHTS, 6)[i] for i in (0, 2, 3, 4, 5))
 """As in test_coreml_fp16.py: every choice on the way is clearer than float16 rounds."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Made:
-    source: Checkpoint
-    folder: Path
-    details: dict[str, Any]
-    package: Package
-
-
-@pytest.fixture(scope="module")
-def odd(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """A local layer and a global one, two key heads."""
-    folder = tmp_path_factory.mktemp("functions") / "odd"
-    return odd_checkpoint(folder, tiny, seed=3, num_hidden_layers=2, sliding_window_pattern=2)
-
-
-@pytest.fixture(scope="module")
-def made(odd: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """With the output matrix in two parts, the second one shorter."""
-    folder = tmp_path_factory.mktemp("functions")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coreml_neural, "PART", 512)
-        written = coreml.write(odd, folder, "ane", LIGHTS)
-    return Made(odd, folder, written.details, Package(folder / written.weights))
-
-
 def shapes(function: mil.Function) -> dict[str, tuple[str, tuple[int | None, ...]]]:
     return {one.name: (one.type.dtype, one.type.shape) for one in function.inputs}
 
 
-def test_functions_share_a_state_and_have_fixed_shapes(made: Made) -> None:
-    package, capacity, vocab = made.package, made.source.context_length, made.source.vocab_size
+def test_functions_share_a_state_and_have_fixed_shapes(neural: Neural) -> None:
+    package, capacity, vocab = neural.package, neural.source.context_length, neural.source.vocab_size
     functions = package.program.functions
     sizes = {"decode_1": 1, "prefill_8": 8, "prefill_32": 32, "prefill_128": 128, "verify_8": 8, "verify_32": 32}
     assert {**sizes, "choose_1": 1}.keys() == functions.keys()
@@ -90,17 +64,19 @@ def test_functions_share_a_state_and_have_fixed_shapes(made: Made) -> None:
         assert (shapes(function), function.outputs) == (want, outputs), name
         assert {one.name: one.type.shape for one in function.states} == package.states
     assert package.states == {"keys": (2, capacity, 1, 64), "values": (2, 64, 1, capacity)}
-    assert made.details["states"] == {name: list(shape) for name, shape in package.states.items()}
+    assert neural.artifact.manifest["details"]["states"] == {
+        name: list(shape) for name, shape in package.states.items()
+    }
     metadata = package.spec.description.metadata.userDefined
     assert metadata["edgecall.context_length"] == str(capacity)
-    assert metadata["edgecall.sliding_window"] == str(made.source.config["sliding_window"])
+    assert metadata["edgecall.sliding_window"] == str(neural.source.config["sliding_window"])
     for function in package.spec.description.functions:
         assert all(one.shortDescription for one in (*function.input, *function.output))
 
 
-def test_the_layout_is_the_advised_one(made: Made) -> None:
+def test_the_layout_is_the_advised_one(neural: Neural) -> None:
     """Four axes, channels first, convolutions; float16 but for the outputs; no axis that is longer than allowed."""
-    for name, function in made.package.program.functions.items():
+    for name, function in neural.package.program.functions.items():
         counts = function.counts
         assert not {"linear", "matmul", "layer_norm"} & set(counts), name
         heads, layers = 4, 2
@@ -115,28 +91,30 @@ def test_the_layout_is_the_advised_one(made: Made) -> None:
                 assert one.type.dtype in ("fp16", "int32", "bool", "fp32" if op.type == "cast" else ""), (name, op)
                 if op.type in ("conv", "einsum", "softmax", "gelu", "rsqrt"):
                     assert len(one.type.shape) == 4 and one.type.shape[0] == 1, (name, op)
-                    assert max(one.type.shape) <= 512, (name, op)
+                    assert max(one.type.shape) <= PART, (name, op)
 
 
-def test_weights_are_there_once(made: Made) -> None:
+def test_weights_are_there_once(neural: Neural) -> None:
     """One copy for seven functions, for the look-up and the output matrix; and what is altered is missed."""
-    net = load_checkpoint(made.source, made.source.context_length)
-    (weights,) = made.folder.rglob("weight.bin")
+    net = load_checkpoint(neural.source, neural.source.context_length)
+    (weights,) = neural.artifact.folder.rglob("weight.bin")
     tables = 4 * net.cos_local.numel()
     numbers = sum(weight.numel() for weight in net.parameters()) + tables
     assert 2 * numbers < weights.stat().st_size < 2.2 * numbers
-    assert coreml.missing_weights(made.package, net, 512) == []
+    assert coreml.missing_weights(neural.package, net, PART) == []
     with torch.no_grad():
         net.layers[1].up.weight[5, 7] += 0.01
         net.embed.weight[700, 3] += 0.01  # in the second part
         net.layers[0].k_norm.weight.mul_(1.01)
     changed_names = ["embed.weight", "layers.0.k_norm.weight", "layers.1.up.weight"]
-    assert sorted(coreml.missing_weights(made.package, net, 512)) == changed_names
+    assert sorted(coreml.missing_weights(neural.package, net, PART)) == changed_names
 
 
-def test_the_check_runs_every_function_and_notices_another_network(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    net = load_checkpoint(made.source, made.source.context_length, exact=False)
-    tokens = coreml.samples(made.source, LIGHTS)[1][-1]
+def test_the_check_runs_every_function_and_notices_another_network(
+    neural: Neural, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = load_checkpoint(neural.source, neural.source.context_length, exact=False)
+    tokens = coreml.samples(neural.source, LIGHTS)[1][-1]
     called: list[str] = []
     real = Package.run
 
@@ -145,23 +123,25 @@ def test_the_check_runs_every_function_and_notices_another_network(made: Made, m
         return real(self, *given, function=function)
 
     monkeypatch.setattr(Package, "run", spy)
-    monkeypatch.setattr(coreml_neural, "PART", 512)
-    coreml._check(made.package, net, tokens, neural=True)
-    assert set(called) == set(made.package.program.functions)
-    assert made.details["interpreted"]["max_abs_logit"] < 0.2
-    assert max(made.details["interpreted"]["largest"].values()) < 1000  # no masked scores among them
+    monkeypatch.setattr(coreml_neural, "PART", PART)
+    coreml._check(neural.package, net, tokens, neural=True)
+    assert set(called) == set(neural.package.program.functions)
+    assert neural.artifact.manifest["details"]["interpreted"]["max_abs_logit"] < 0.2
+    assert (
+        max(neural.artifact.manifest["details"]["interpreted"]["largest"].values()) < 1000
+    )  # no masked scores among them
     net.window -= 1
     with pytest.raises(RuntimeError, match="from the network's"):
-        coreml._check(made.package, net, tokens, neural=True)
+        coreml._check(neural.package, net, tokens, neural=True)
     net.window += 1
-    right = made.package.program.functions["choose_1"]
+    right = neural.package.program.functions["choose_1"]
     operations = tuple(
         dataclasses.replace(op, type="reduce_argmin") if op.type == "reduce_argmax" else op for op in right.operations
     )
-    wrong = mil.make_plan(dataclasses.replace(right, operations=operations), made.package.program.path)
-    monkeypatch.setitem(made.package._plans, "choose_1", wrong)
+    wrong = mil.make_plan(dataclasses.replace(right, operations=operations), neural.package.program.path)
+    monkeypatch.setitem(neural.package._plans, "choose_1", wrong)
     with pytest.raises(RuntimeError, match="not the best of the allowed"):
-        coreml._check(made.package, net, tokens, neural=True)
+        coreml._check(neural.package, net, tokens, neural=True)
 
 
 def built(net: Gemma3Stateful, folder: Path) -> Package:
@@ -178,13 +158,15 @@ def as_artifact(package: Package, source: Checkpoint, quant: str = "ane") -> Art
     )
 
 
-def test_the_calls_are_those_of_the_plain_package(odd: Checkpoint, made: Made, tmp_path: Path) -> None:
+def test_the_calls_are_those_of_the_plain_package(neural: Neural, tmp_path: Path) -> None:
     """Decoded with the grammar; and unrounded, the logits are the plain package's, whichever the layout."""
-    known = reference(odd, "functiongemma", LIGHTS, REQUESTS)
-    coreml.write(odd, tmp_path, "fp16", LIGHTS)
+    known = reference(neural.source, "functiongemma", LIGHTS, REQUESTS)
+    coreml.write(neural.source, tmp_path, "fp16", LIGHTS)
     found = [
-        measure(as_artifact(package, odd, quant), known.rows, known.probe, LIGHTS, "coreml-reference", "cpu", None)
-        for package, quant in ((made.package, "ane"), (Package(tmp_path / coreml.PACKAGE), "fp16"))
+        measure(
+            as_artifact(package, neural.source, quant), known.rows, known.probe, LIGHTS, "coreml-reference", "cpu", None
+        )
+        for package, quant in ((neural.package, "ane"), (Package(tmp_path / coreml.PACKAGE), "fp16"))
     ]
     neural, plain = ([(row.completion, row.calls) for row in one.decoded] for one in found)
     assert neural == plain and any(calls for _, calls in plain)
@@ -193,11 +175,11 @@ def test_the_calls_are_those_of_the_plain_package(odd: Checkpoint, made: Made, t
     assert found[0].probe < coreml.QUANTS["ane"].logit_tolerance
 
 
-def test_unrounded_it_is_the_network(odd: Checkpoint, tmp_path: Path) -> None:
+def test_unrounded_it_is_the_network(neural: Neural, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An untied head, its logits scaled, in 32 bits with weights that float16 holds: the same logits."""
     from runtimes import coreml_reference
 
-    net = load_checkpoint(odd, odd.context_length)
+    net = load_checkpoint(neural.source, neural.source.context_length)
     with torch.no_grad():
         net.head.weight = torch.nn.Parameter(torch.randn_like(net.head.weight) / 8)
         for weight in net.parameters():
@@ -206,47 +188,49 @@ def test_unrounded_it_is_the_network(odd: Checkpoint, tmp_path: Path) -> None:
         net.unscale.factor = 4.0
         for name in ("cos_global", "sin_global", "cos_local", "sin_local"):
             setattr(net, name, getattr(net, name).half().float())
-    artifact = as_artifact(built(net, tmp_path), odd)
-    tokens = [int(t) for t in np.random.default_rng(0).integers(4, odd.vocab_size, 70)]
+    few = [one for one in coreml_neural.FUNCTIONS if one.name in ("decode_1", "prefill_32", "verify_32", "choose_1")]
+    monkeypatch.setattr(coreml_functions, "FUNCTIONS", few)
+    artifact = as_artifact(built(net, tmp_path), neural.source)
+    tokens = [int(t) for t in np.random.default_rng(0).integers(4, neural.source.vocab_size, 70)]
     net.cache_in(torch.float32)
     want = run(net, tokens).numpy()
     session = coreml_reference.open_model(artifact, threads=1, precision="float32").session()
     session.append(tokens[:30])
     np.testing.assert_allclose(session.append(tokens[30:], rows="all"), want[30:], atol=2e-2)
     session.rewind(50)
-    best, logit = session.choose(tokens[50:], np.arange(odd.vocab_size))
+    best, logit = session.choose(tokens[50:], np.arange(neural.source.vocab_size))
     assert best == int(want[-1].argmax()) and logit == pytest.approx(float(want[-1].max()), abs=2e-2)
 
 
-def test_a_network_too_loud_for_float16_is_rescaled(odd: Checkpoint, tmp_path: Path) -> None:
+def test_a_network_too_loud_for_float16_is_rescaled(neural: Neural, tmp_path: Path) -> None:
     """A stream of 100,000, which this package holds in float16, and an MLP beyond it: mended, the calls of PyTorch."""
-    source = changed(odd, tmp_path / "loud", loud_stream, loud_mlp)
+    source = changed(neural.source, tmp_path / "loud", loud_stream, loud_mlp)
     made = export_one(source, "coreml", "ane", tmp_path / "out", LIGHTS, requests=REQUESTS)
     details = made.manifest["details"]
     knobs = [(change["knob"], change["layer"]) for change in details["fp16"]["rescaling"]]
     assert knobs == [("residual stream", None), ("MLP up", LAYER)]
     assert details["fp16_safe"] and details["fp16"]["finite"]
     assert 1000 < max(details["interpreted"]["largest"].values()) < LARGEST / AIM * 1.1
-    assert read_header(made).met
+    assert read_header(made).met and read_header(neural.artifact).met
 
 
-def test_what_cannot_be_mended_is_refused(odd: Checkpoint, tmp_path: Path) -> None:
-    source = changed(odd, tmp_path / "scores", loud_scores)
+def test_what_cannot_be_mended_is_refused(neural: Neural, tmp_path: Path) -> None:
+    source = changed(neural.source, tmp_path / "scores", loud_scores)
     with pytest.raises(UserError, match=r"coreml ane: layers\.1\.scores reaches"):
         coreml.write(source, tmp_path, "ane", LIGHTS)
     assert not (tmp_path / coreml.PACKAGE).exists()
 
 
-def test_a_cache_longer_than_an_axis_is_refused(odd: Checkpoint, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_cache_longer_than_an_axis_is_refused(neural: Neural, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(coreml_neural, "PART", 256)
     with pytest.raises(UserError, match="a cache of 512 positions is longer than the Neural Engine takes") as caught:
-        coreml.write(odd, tmp_path, "ane", LIGHTS)
+        coreml.write(neural.source, tmp_path, "ane", LIGHTS)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-6, 1e-3, 1.0, 3e4])
 @pytest.mark.parametrize("eps", [1e-6, 1e-6 / 4**8])
-def test_a_norm_of_any_size_stays_in_float16(odd: Checkpoint, tmp_path: Path, scale: float, eps: float) -> None:
+def test_a_norm_of_any_size_stays_in_float16(neural: Neural, tmp_path: Path, scale: float, eps: float) -> None:
     """Every intermediate is finite, and the result the norm's in 32 bits, where one channel is far larger than others
     and where all are zero."""
     from export.coreml_model import Norm
@@ -289,17 +273,17 @@ def test_a_norm_of_any_size_stays_in_float16(odd: Checkpoint, tmp_path: Path, sc
         np.testing.assert_allclose(got, want.numpy(), rtol=6e-3, atol=1e-4)
 
 
-def test_the_simulation_rounds_the_norms_too(odd: Checkpoint) -> None:
-    net = load_checkpoint(odd, 256, exact=False)
-    tokens = [[int(t) for t in np.random.default_rng(0).integers(4, odd.vocab_size, 60)]]
+def test_the_simulation_rounds_the_norms_too(neural: Neural) -> None:
+    net = load_checkpoint(neural.source, 256, exact=False)
+    tokens = [[int(t) for t in np.random.default_rng(0).integers(4, neural.source.vocab_size, 60)]]
     kinds = {name: coreml._narrow_modules(neural=name == "ane") for name in ("fp16", "ane")}
     errors = {name: rounding(net, tokens, kind)["rms_logit"] for name, kind in kinds.items()}
     assert 0 < errors["fp16"] < errors["ane"] < 0.1
 
 
-def test_the_documentation_names_the_functions(made: Made, kiwi: Toolset) -> None:
+def test_the_documentation_names_the_functions(neural: Neural) -> None:
     page = (Path(__file__).parents[2] / "docs" / "coreml.md").read_text(encoding="utf-8")
-    for name, function in made.package.program.functions.items():
+    for name, function in neural.package.program.functions.items():
         for word in (name, *(one.name for one in (*function.inputs, *function.states)), *function.outputs):
             assert f"`{word}`" in page, word
     assert "`edgecall.sliding_window`" in page

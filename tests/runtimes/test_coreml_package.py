@@ -12,14 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.base import Checkpoint
-from router.toolset import Toolset
-from runtimes.artifact import Artifact
 from runtimes.coreml_package import MASKED, Fixed, Signature, fixed_inputs, interface_of
 from runtimes.errors import ArtifactError, SessionError
 from tests.coreml_fake import Foreign, fake_mlmodel, on_a_mac
-from tests.exports import bare_artifact
-from tests.odd import WINDOW, odd_checkpoint, random_tokens, reference, walk
+from tests.exports import Neural
+from tests.odd import WINDOW, random_tokens, reference, walk
 from tests.passes import consecutive
 
 CAPACITY = 200
@@ -118,75 +115,52 @@ def test_other_interfaces_are_refused(functions: Any, metadata: dict[str, str], 
         interface_of(Path("model.mlpackage"), functions, {"edgecall.sliding_window": "24"} | metadata, 768)
 
 
-@dataclasses.dataclass(frozen=True)
-class Made:
-    source: Checkpoint
-    artifact: Artifact
-    package: Any
-
-
-@pytest.fixture(scope="module")
-def made(tiny: Checkpoint, kiwi: Toolset, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """A local layer and a global one, two key heads."""
-    pytest.importorskip("coremltools")
-    from export import coreml
-    from export.coreml_mil import Package
-
-    folder = tmp_path_factory.mktemp("fixed")
-    source = odd_checkpoint(
-        folder / "source", tiny, num_hidden_layers=2, sliding_window_pattern=2, max_position_embeddings=1024
-    )
-    written = coreml.write(source, folder, "ane", kiwi)
-    artifact = bare_artifact(source, folder, "coreml", "ane", written.weights)
-    return Made(source, artifact, Package(artifact.weights))
-
-
 @pytest.mark.parametrize("foreign", ["shared", "refused", "ignored"])
 def test_any_splits_and_rewinds_whoever_holds_the_state(
-    made: Made, foreign: Foreign, monkeypatch: pytest.MonkeyPatch
+    neural: Neural, foreign: Foreign, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As transformers in 32 bits, within float16; and to the last bit the same however the state is handed on."""
     from runtimes import coreml, coreml_reference
 
-    fake = fake_mlmodel(made.package, foreign)
+    fake = fake_mlmodel(neural.package, foreign)
     on_a_mac(monkeypatch, fake)
-    model = coreml.open_model(made.artifact, device="ane")
-    tokens = random_tokens(made.source, 5 * WINDOW, 1)
-    want = reference(made.source, tokens)
+    model = coreml.open_model(neural.artifact, device="ane")
+    tokens = random_tokens(neural.source, 5 * WINDOW, 1)
+    want = reference(neural.source, tokens)
     rows = walk(model.session(), tokens, np.random.default_rng(1), longest=50)
     error = max(float(np.abs(row - want[position]).max()) for position, row in rows.items())
     assert len(rows) > 2 * WINDOW and error < 0.15
     handed_on = sum(state.reads for state in fake.states) > 2
     assert handed_on == (foreign != "shared")
-    one_state = coreml_reference.open_model(made.artifact, threads=1).session()
+    one_state = coreml_reference.open_model(neural.artifact, threads=1).session()
     again = walk(one_state, tokens, np.random.default_rng(1), longest=50)
     assert all((rows[position] == row).all() for position, row in again.items())
 
 
-def test_the_functions_are_loaded_for_the_units(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_functions_are_loaded_for_the_units(neural: Neural, monkeypatch: pytest.MonkeyPatch) -> None:
     import coremltools as ct
 
     from runtimes import coreml
 
-    fake = fake_mlmodel(made.package)
+    fake = fake_mlmodel(neural.package)
     on_a_mac(monkeypatch, fake)
-    model = coreml.open_model(made.artifact, device="ane")
+    model = coreml.open_model(neural.artifact, device="ane")
     assert {units for _, units, _ in fake.opened} == {ct.ComputeUnit.CPU_AND_NE}
-    names = sorted(made.package.program.functions)
+    names = sorted(neural.package.program.functions)
     assert sorted(name or "decode_1" for _, _, name in fake.opened) == names and len(names) == 7
-    assert (model.device, model.dtype, model.context_length) == ("cpu+ane", "ane", 1024)
+    assert (model.device, model.dtype, model.context_length) == ("cpu+ane", "ane", 512)
     session = model.session()
     model.close()
     with pytest.raises(SessionError, match="closed"):
         session.append([5])
 
 
-def test_padding_changes_nothing(made: Made) -> None:
+def test_padding_changes_nothing(neural: Neural) -> None:
     """Unrounded, a pass in one function gives the logits of any other way of feeding the same tokens."""
     from runtimes import coreml_reference
 
-    model = coreml_reference.open_model(made.artifact, threads=1, precision="float32")
-    tokens = random_tokens(made.source, 40, 2)
+    model = coreml_reference.open_model(neural.artifact, threads=1, precision="float32")
+    tokens = random_tokens(neural.source, 40, 2)
     whole = model.session().append(tokens, rows="all")
     for sizes in ([40], [3, 37], [9, 1, 30], [33, 7]):
         session, position = model.session(), 0
@@ -196,15 +170,15 @@ def test_padding_changes_nothing(made: Made) -> None:
             np.testing.assert_allclose(last, whole[position - 1], atol=1e-4)
 
 
-def test_the_package_chooses_as_its_logits_say(made: Made) -> None:
+def test_the_package_chooses_as_its_logits_say(neural: Neural) -> None:
     from runtimes import coreml_reference
 
-    model = coreml_reference.open_model(made.artifact, threads=1)
-    tokens = random_tokens(made.source, 20, 3)
+    model = coreml_reference.open_model(neural.artifact, threads=1)
+    tokens = random_tokens(neural.source, 20, 3)
     first, second = model.session(), model.session()
     rng, position = np.random.default_rng(0), 0
     for size in (1, 7, 1, 11):
-        allowed = np.sort(rng.choice(made.source.vocab_size, size=5, replace=False))
+        allowed = np.sort(rng.choice(neural.source.vocab_size, size=5, replace=False))
         part = tokens[position : position + size]
         found, logit = first.choose(part, allowed)
         logits = second.append(part)
@@ -212,19 +186,19 @@ def test_the_package_chooses_as_its_logits_say(made: Made) -> None:
         assert first.position == second.position == position
         assert found == allowed[logits[allowed].argmax()]
         assert logit == pytest.approx(float(logits[found]), abs=0.02)
-    for wrong in ([], [3, 2], [made.source.vocab_size]):
+    for wrong in ([], [3, 2], [neural.source.vocab_size]):
         with pytest.raises(SessionError, match="give ids below"):
             first.choose([5], np.array(wrong, np.int64))
     assert first.position == 20
 
 
-def test_the_bare_loop_calls_the_same_functions(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bare_loop_calls_the_same_functions(neural: Neural, monkeypatch: pytest.MonkeyPatch) -> None:
     from runtimes import coreml, coreml_reference
 
-    tokens = random_tokens(made.source, 60, 4)
+    tokens = random_tokens(neural.source, 60, 4)
     passes = consecutive(40, [tokens[40:50], tokens[50:51], tokens[51:60]])
     seen: list[tuple[str, np.ndarray]] = []
-    fake = fake_mlmodel(made.package)
+    fake = fake_mlmodel(neural.package)
 
     class Spy(fake):  # type: ignore[misc, valid-type]
         def predict(self, data: Any, state: Any) -> Any:
@@ -233,12 +207,12 @@ def test_the_bare_loop_calls_the_same_functions(made: Made, monkeypatch: pytest.
             return out
 
     on_a_mac(monkeypatch, Spy)
-    loop = coreml.bare_loop(made.artifact, prefix=tokens[:40], passes=passes)
+    loop = coreml.bare_loop(neural.artifact, prefix=tokens[:40], passes=passes)
     seen.clear()
     loop()
     loop()
     assert [name for name, _ in seen] == ["prefill_32", "decode_1", "prefill_32"] * 2
-    session = coreml_reference.open_model(made.artifact, threads=1).session()
+    session = coreml_reference.open_model(neural.artifact, threads=1).session()
     session.append(tokens[:40])
     for (_, logits), step in zip(seen[3:], passes, strict=True):
         np.testing.assert_array_equal(logits[0], session.append(step.tokens))
