@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ ct = pytest.importorskip("coremltools")
 
 from export import coreml, coreml_functions, coreml_neural  # noqa: E402
 from export.coreml_mil import Package  # noqa: E402
-from export.coreml_model import Gemma3Stateful, load_checkpoint  # noqa: E402
+from export.coreml_model import Gemma3Stateful, Norm, load_checkpoint  # noqa: E402
+from export.coreml_neural import mb  # noqa: E402
 from export.coreml_record import LARGEST, rounding, run  # noqa: E402
 from export.coreml_rescale import AIM  # noqa: E402
 from export.pipeline import export_one  # noqa: E402
@@ -34,6 +36,7 @@ from export.proof_requests import default_requests  # noqa: E402
 from export.proof_run import measure, reference  # noqa: E402
 from runtimes import mil  # noqa: E402
 
+FEW = tuple(one for one in coreml_neural.FUNCTIONS if one.name in ("decode_1", "prefill_32", "verify_32", "choose_1"))
 REQUESTS = tuple(default_requests(LIGHTS, 6)[i] for i in (0, 2, 3, 4, 5))
 """As in test_coreml_fp16.py: every choice on the way is clearer than float16 rounds."""
 
@@ -188,8 +191,7 @@ def test_unrounded_it_is_the_network(neural: Neural, tmp_path: Path, monkeypatch
         net.unscale.factor = 4.0
         for name in ("cos_global", "sin_global", "cos_local", "sin_local"):
             setattr(net, name, getattr(net, name).half().float())
-    few = [one for one in coreml_neural.FUNCTIONS if one.name in ("decode_1", "prefill_32", "verify_32", "choose_1")]
-    monkeypatch.setattr(coreml_functions, "FUNCTIONS", few)
+    monkeypatch.setattr(coreml_functions, "FUNCTIONS", FEW)
     artifact = as_artifact(built(net, tmp_path), neural.source)
     tokens = [int(t) for t in np.random.default_rng(0).integers(4, neural.source.vocab_size, 70)]
     net.cache_in(torch.float32)
@@ -202,8 +204,11 @@ def test_unrounded_it_is_the_network(neural: Neural, tmp_path: Path, monkeypatch
     assert best == int(want[-1].argmax()) and logit == pytest.approx(float(want[-1].max()), abs=2e-2)
 
 
-def test_a_network_too_loud_for_float16_is_rescaled(neural: Neural, tmp_path: Path) -> None:
+def test_a_network_too_loud_for_float16_is_rescaled(
+    neural: Neural, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A stream of 100,000, which this package holds in float16, and an MLP beyond it: mended, the calls of PyTorch."""
+    monkeypatch.setattr(coreml_functions, "FUNCTIONS", FEW)
     source = changed(neural.source, tmp_path / "loud", loud_stream, loud_mlp)
     made = export_one(source, "coreml", "ane", tmp_path / "out", LIGHTS, requests=REQUESTS)
     details = made.manifest["details"]
@@ -228,31 +233,37 @@ def test_a_cache_longer_than_an_axis_is_refused(neural: Neural, tmp_path: Path, 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("scale", [0.0, 1e-6, 1e-3, 1.0, 3e4])
 @pytest.mark.parametrize("eps", [1e-6, 1e-6 / 4**8])
-def test_a_norm_of_any_size_stays_in_float16(neural: Neural, tmp_path: Path, scale: float, eps: float) -> None:
+def test_a_norm_of_any_size_stays_in_float16(tmp_path: Path, eps: float) -> None:
     """Every intermediate is finite, and the result the norm's in 32 bits, where one channel is far larger than others
     and where all are zero."""
-    from export.coreml_model import Norm
-    from export.coreml_neural import mb
-
     width = 80
-    norm = Norm(width, eps)
-    rng = np.random.default_rng(0)
-    x = (rng.normal(size=(1, width, 1, 3)) / 16).astype(np.float16)
+    plan = norm_alone(Norm(width, eps), tmp_path)
+    x = np.random.default_rng(0).normal(size=(1, width, 1, 3)) / 16
     x[0, 5] = 1
-    x = (x * np.float32(scale)).astype(np.float16)
-    spec = mb.TensorSpec((1, width, 1, 3), dtype=coreml_neural.types.fp16)
+    for scale in (0.0, 1e-6, 1e-3, 1.0, 3e4):
+        given = (x * scale).astype(np.float16)
+        seen: list[np.ndarray] = []
+        found = mil.execute(plan, {"x": given}, mil.new_state(plan), lambda _, values, seen=seen: seen.extend(values))
+        assert seen and all(np.isfinite(value).all() for value in seen), scale
+        exact = torch.from_numpy(given.astype(np.float64))
+        want = exact * torch.rsqrt((exact * exact).mean(1, keepdim=True) + eps)
+        if scale > 1e-4:  # below that epsilon is most of what there is
+            np.testing.assert_allclose(*found.values(), want.numpy(), rtol=6e-3, atol=1e-4)
 
-    class Alone(coreml_neural._Pass):
-        def __init__(self) -> None:
-            self.constants = {}
-            ones = np.ones((1, width, 1, 1), np.float16)
-            self.weights = type("Weights", (), {"scales": {"norm.weight": ones}})()  # type: ignore[assignment]
 
-    @mb.program(input_specs=[spec], opset_version=ct.target.iOS18)
+def norm_alone(norm: Norm, folder: Path) -> mil.Plan:
+    """A program of one norm with weights of 1, over (1, width, 1, 3), saved and read back."""
+    width = len(norm.weight)
+    writer = object.__new__(coreml_neural._Pass)
+    writer.constants = {}
+    writer.weights = SimpleNamespace(scales={"norm.weight": np.ones((1, width, 1, 1), np.float16)})  # type: ignore[assignment]
+
+    @mb.program(
+        input_specs=[mb.TensorSpec((1, width, 1, 3), dtype=coreml_neural.types.fp16)], opset_version=ct.target.iOS18
+    )
     def program(x: Any) -> Any:
-        return Alone()._norm(x, norm, "norm")
+        return writer._norm(x, norm, "norm")
 
     with mil.quiet():
         model = ct.convert(
@@ -261,16 +272,9 @@ def test_a_norm_of_any_size_stays_in_float16(neural: Neural, tmp_path: Path, sca
             pass_pipeline=ct.PassPipeline.EMPTY,
             skip_model_load=True,
         )
-        model.save(str(tmp_path / "norm.mlpackage"))
-    loaded = mil.load(tmp_path / "norm.mlpackage")
-    seen: list[np.ndarray] = []
-    plan = mil.make_plan(loaded.main, loaded.path)
-    (got,) = mil.execute(plan, {"x": x}, mil.new_state(plan), lambda _, values: seen.extend(values)).values()
-    assert all(np.isfinite(value).all() for value in seen)
-    exact = torch.from_numpy(x.astype(np.float64))
-    want = exact * torch.rsqrt((exact * exact).mean(1, keepdim=True) + eps)
-    if float(np.abs(x).max()) > 1e-4:  # below that, epsilon is all there is, or nothing
-        np.testing.assert_allclose(got, want.numpy(), rtol=6e-3, atol=1e-4)
+        model.save(str(folder / "norm.mlpackage"))
+    loaded = mil.load(folder / "norm.mlpackage")
+    return mil.make_plan(loaded.main, loaded.path)
 
 
 def test_the_simulation_rounds_the_norms_too(neural: Neural) -> None:
