@@ -16,7 +16,7 @@ import re
 from abc import abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -130,8 +130,8 @@ class Fixed:
         # What lies before the first row that is asked for needs no logits; the very last one alone is a "last" too.
         first = count if asked[0] == count - 1 else asked[0]
         for begin, size, length in _cuts(0, first, sorted(self.last)):
-            keep = (0,) if begin + length == count else ()
-            yield self._step(self.last[size], tokens[begin : begin + length], start + begin, size, keep)
+            answers = (0,) if begin + length == count else ()
+            yield self._step(self.last[size], tokens[begin : begin + length], start + begin, size, answers)
         for begin, size, length in _cuts(first, count, sorted(self.every)):
             keep = tuple(row - begin for row in asked if begin <= row < begin + length)
             yield self._step(self.every[size], tokens[begin : begin + length], start + begin, size, keep)
@@ -237,9 +237,36 @@ class PackageSession(CountingSession):
         logits = forward(self._predict, self._interface.steps(tokens, self._position, rows), self._model.vocab_size)
         return logits[-1] if rows == "last" else logits
 
+    def disagreement(self, tokens: Sequence[int]) -> float | None:
+        """`runtimes.base.Functions`: each against ``decode_1``, token by token, and the choice against the best."""
+        whole = self._interface
+        if not isinstance(whole, Fixed):
+            return None
+        vocab = self._model.vocab_size
+        alone = replace(whole, last={1: whole.last[1]})
+        want = np.stack([forward(self._predict, alone.steps([t], i, "last"), vocab)[0] for i, t in enumerate(tokens)])
+        worst = 0.0
+        for size, name in whole.last.items():
+            got = forward(self._predict, replace(whole, last={size: name}).steps(tokens, 0, "last"), vocab)
+            worst = _worse(worst, got[0] - want[-1])
+        for size, name in whole.every.items():
+            got = forward(self._predict, replace(whole, every={size: name}).steps(tokens, 0, "all"), vocab)
+            worst = _worse(worst, got - want)
+        if whole.choose is not None:
+            (step,) = whole.choice(tokens[-1:], len(tokens) - 1, np.arange(vocab))
+            out = self._predict(step.function, step.inputs)
+            best = want[-1][int(np.asarray(out["id"]).reshape(-1)[0])]
+            worst = _worse(worst, np.array([best, np.asarray(out["logit"]).reshape(-1)[0]]) - want[-1].max())
+        return worst
+
     @abstractmethod
     def _predict(self, function: str, inputs: Inputs) -> Mapping[str, Any]:
         """One prediction on the session's state: outputs by name."""
+
+
+def _worse(worst: float, differences: npt.NDArray[Any]) -> float:
+    """The larger magnitude; NaN stays."""
+    return float(np.maximum(worst, np.abs(differences).max()))
 
 
 def bare_passes(predict: Predict, interface: Interface, prefix: Sequence[int], passes: Sequence[Pass]) -> BareLoop:

@@ -31,10 +31,11 @@ from export.coreml_neural import mb  # noqa: E402
 from export.coreml_record import LARGEST, rounding, run  # noqa: E402
 from export.coreml_rescale import AIM  # noqa: E402
 from export.pipeline import export_one  # noqa: E402
-from export.proof_file import read_header  # noqa: E402
+from export.proof import verify  # noqa: E402
+from export.proof_file import read_header, read_proof  # noqa: E402
 from export.proof_requests import default_requests  # noqa: E402
 from export.proof_run import measure, reference  # noqa: E402
-from runtimes import mil  # noqa: E402
+from runtimes import coreml_reference, mil  # noqa: E402
 
 FEW = tuple(one for one in coreml_neural.FUNCTIONS if one.name in ("decode_1", "prefill_32", "verify_32", "choose_1"))
 REQUESTS = tuple(default_requests(LIGHTS, 6)[i] for i in (0, 2, 3, 4, 5))
@@ -147,6 +148,29 @@ def test_the_check_runs_every_function_and_notices_another_network(
         coreml._check(neural.package, net, tokens, neural=True)
 
 
+def test_verify_calls_every_function(neural: Neural, tmp_path: Path) -> None:
+    """Requests of the toolset may call a few of them; one that computes something else is noticed all the same."""
+    found = {check.name: check for check in verify(neural.artifact, threads=1).checks}
+    assert found["functions"].ok and all(check.ok for check in found.values())
+    assert 0 < (read_header(neural.artifact).measured or {})["apart"] < 0.2
+    package = neural.package.program
+    model = coreml_reference.open_model(neural.artifact, threads=1)
+    prompt = read_proof(neural.artifact)[1][0].prompt[:12]
+    for name, function in package.functions.items():
+        kind, wrong = ("reduce_argmax", "reduce_argmin") if name == "choose_1" else ("gelu", "relu")
+        operations = tuple(
+            dataclasses.replace(op, type=wrong, inputs={k: v for k, v in op.inputs.items() if k != "mode"})
+            if op.type == kind
+            else op
+            for op in function.operations
+        )
+        broken = mil.make_plan(dataclasses.replace(function, operations=operations), package.path)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(model.plans, name, broken)
+            apart = model.session().disagreement(prompt)
+        assert apart is not None and apart > 0.5, name
+
+
 def built(net: Gemma3Stateful, folder: Path) -> Package:
     coreml_functions.convert_functions(net).save(str(folder / "model.mlpackage"))
     return Package(folder / "model.mlpackage")
@@ -180,8 +204,6 @@ def test_the_calls_are_those_of_the_plain_package(neural: Neural, tmp_path: Path
 
 def test_unrounded_it_is_the_network(neural: Neural, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An untied head, its logits scaled, in 32 bits with weights that float16 holds: the same logits."""
-    from runtimes import coreml_reference
-
     net = load_checkpoint(neural.source, neural.source.context_length)
     with torch.no_grad():
         net.head.weight = torch.nn.Parameter(torch.randn_like(net.head.weight) / 8)
