@@ -216,3 +216,21 @@ def test_the_bare_loop_calls_the_same_functions(neural: Neural, monkeypatch: pyt
     session.append(tokens[:40])
     for (_, logits), step in zip(seen[3:], passes, strict=True):
         np.testing.assert_array_equal(logits[0], session.append(step.tokens))
+
+
+def test_functions_share_the_memory_of_their_weights(neural: Neural) -> None:
+    """Seven functions over a large network would not fit otherwise: the interpreter holds weights in 32 bits."""
+    from runtimes import coreml_reference
+
+    plans = coreml_reference.open_model(neural.artifact, threads=1).plans
+    held = {
+        name: {
+            id(value)
+            for step in plan.steps
+            for value in getattr(step.call, "keywords", {}).values()
+            if isinstance(value, np.ndarray) and value.size > 1000
+        }
+        for name, plan in plans.items()
+    }
+    assert len(held) == 7 and len(held["decode_1"]) > 15
+    assert all(one == held["decode_1"] for one in held.values())
