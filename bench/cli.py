@@ -98,8 +98,14 @@ def _parser() -> Parser:
     add("--model", default="seed", metavar="MODEL", help="model folder, shipped name or hub name (default: seed)")
     add("--toolset", default="kiwi", metavar="NAME|FILE", help="toolset by name, or a file (default: kiwi)")
     add("--runtimes", metavar="A,B", help="only these runtimes (default: all)")
-    add("--variants", metavar="A,B", help="only these artifacts, such as gguf-q8_0 (default: each format's usual ones)")
-    add("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, metal, ... (default: auto)")
+    add(
+        "--variants", metavar="A,B",
+        help="only these artifacts, such as gguf-q8_0 or coreml-ane@cpu (default: each format's usual ones)",
+    )  # fmt: skip
+    add(
+        "--device", default="auto", metavar="DEVICE",
+        help="auto, cpu, cuda, metal, ... (default: auto; of Core ML on a Mac each of cpu, gpu, ane, all)",
+    )  # fmt: skip
     add("--suite", default="default", metavar="NAME", help="default, or release for the published figures")
     add("--cases", metavar="FILE", help="cases from a JSONL file instead of a suite")
     add_trim_options(parser)

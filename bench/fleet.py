@@ -73,7 +73,10 @@ class Fleet:
             process.close() if kind is None else process.kill()
 
     def open(self, run: Run, device: str, cases: Path) -> Member:
-        """Start a process, load the run's artifact and answer a first request. Raises `WorkerFailure`."""
+        """Start a process, load the run's artifact and answer a first request. Raises `WorkerFailure`.
+
+        `device`: where, unless the run's variant has a device of its own.
+        """
         settings = self._settings
         assert run.artifact is not None
         taken = {process.log.name for process in self._processes}
@@ -88,7 +91,7 @@ class Fleet:
                 on_event=lambda event: answered.append(time.monotonic()),
                 folder=str(run.artifact.folder),
                 runtime=run.variant.runtime,
-                device=device,
+                device=run.variant.device or device,
                 threads=settings.threads,
                 cases=str(cases),
                 plugins=list(settings.plugins),

@@ -19,12 +19,13 @@ MODES: tuple[Mode, ...] = ("grammar", "unconstrained")
 
 @dataclass(frozen=True)
 class Variant:
-    """One artifact on one runtime."""
+    """One artifact on one runtime, and where: on `device`, or where `Settings.device` says."""
 
     runtime: str
     format: str
     quant: str
     precision: int
+    device: str | None = None
 
     @property
     def artifact(self) -> str:
@@ -33,9 +34,11 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """What it is called: as its artifact, or after a runtime that stands in for the artifact's own."""
+        """What it is called: as its artifact, or after a runtime that stands in for the artifact's own; with a device
+        of its own ``@`` and that."""
         stands_in = STAND_INS.get(self.format) == self.runtime
-        return f"{self.runtime}-{self.quant}" if stands_in else self.artifact
+        name = f"{self.runtime}-{self.quant}" if stands_in else self.artifact
+        return name if self.device is None else f"{name}@{self.device}"
 
 
 @dataclass(frozen=True)

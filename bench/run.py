@@ -20,7 +20,7 @@ from bench.records import Run, Settings, Variant
 from bench.screen import Screen
 from bench.suites import Suite, load_files, load_suite, subset
 from bench.timing import latency, speeds
-from bench.variants import REFERENCE, Missing, choose, export, made_from, merge
+from bench.variants import REFERENCE, Missing, choose, export, made_from, merge, on_devices
 from export.atomic import write_json
 from router.toolset import Toolset
 from router.toolset_load import load_toolset
@@ -101,7 +101,7 @@ def all_runtimes(
         check_out(out)
     toolset = load_toolset(settings.toolset)
     suite = suite_asked(settings, toolset)
-    variants = choose(settings, emulated="always")
+    variants = on_devices(choose(settings, emulated="always"), settings)
     with workplace(out, started, reports.git_state()[0]) as place:
         bench = Bench(settings, toolset, suite, screen, [Run(v) for v in variants], place.scratch, place.logs)
         bench.deadline = clock + settings.budget_s

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,8 +48,8 @@ Finished = Callable[[str, Artifact | Missing], None]
 def choose(settings: Settings, emulated: Literal["always", "named", "never"] = "named") -> list[Variant]:
     """The variants to run, by runtime. Raises `UserError` for an unknown runtime, variant or plugin.
 
-    `--variants` names them; otherwise what each format has for a full bench, or with `--quick` one of 32 bits and one
-    of 8 of its defaults.
+    `--variants` names them, where wanted with a device (``coreml-fp16@ane``); otherwise what each format has for a full
+    bench, or with `--quick` one of 32 bits and one of 8 of its defaults.
     `emulated`: whether runtimes that stand in for others are among them, or only if named, or not even then, since
     nothing is told of their times.
     """
@@ -85,6 +85,21 @@ def choose(settings: Settings, emulated: Literal["always", "named", "never"] = "
             full = getattr(module, "BENCH_QUANTS", module.DEFAULT_QUANTS)
             chosen += [variant for variant in own if variant.quant in full]
     return chosen
+
+
+def on_devices(variants: Iterable[Variant], settings: Settings) -> list[Variant]:
+    """The variants of 16 bits and more of runtimes that compare devices once for each device that is here.
+
+    Where a device was asked for, with the variant or for all, it stays at that.
+    """
+    found: list[Variant] = []
+    for variant in variants:
+        compared = getattr(runtime(variant.runtime), "compared_devices", None)
+        devices: Iterable[str] = ()
+        if compared is not None and settings.device == "auto" and not variant.device and variant.precision >= 16:
+            devices = compared()
+        found += [replace(variant, device=device) for device in devices] or [variant]
+    return found
 
 
 def merge(settings: Settings, log: Path, say: Line) -> tuple[Checkpoint, int | None]:
@@ -243,6 +258,9 @@ def mixed(runtime_name: str, name: str) -> Variant | None:
 
 
 def _named(name: str, offered: dict[str, Variant], runtimes: Iterable[str]) -> Variant:
+    name, _, device = name.partition("@")
+    if device:
+        return replace(_named(name, offered, runtimes), device=device)
     if name not in offered:
         found = next((made for one in runtimes if (made := mixed(one, name)) is not None), None)
         if found is not None:

@@ -50,7 +50,7 @@ def parser() -> Parser:
             "edgecall export seed --out out/",
             "edgecall export seed --to gguf --quant q8_0,q4_k_m --out out/",
             "edgecall export seed --to gguf --quant q8_0+mlp=q4_0 --out out/",
-            "edgecall export seed --to coreml --quant int8,pal6 --out out/",
+            "edgecall export seed --to coreml --quant ane,pal6 --out out/",
             "edgecall export my-adapter/ --to gguf,onnx --quant gguf:f16,onnx:int8 --out out/",
             "edgecall export google/functiongemma-270m-it --to all --quant all --out out/",
             "edgecall export google/functiongemma-270m-it --trim-vocab english --to gguf --out out/",

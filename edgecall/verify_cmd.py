@@ -84,4 +84,4 @@ def _print(result: VerifyResult) -> None:
     where = f" ({result.runtime} on {result.device})" if result.status == "proven" else ""
     print(f"{result.folder}: {result.status}{where}")
     for check in result.checks:
-        print(f"  {check.name:<7} {_MARK[check.ok]:<6}  {check.detail}")
+        print(f"  {check.name:<9} {_MARK[check.ok]:<6}  {check.detail}")

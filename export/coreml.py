@@ -33,12 +33,15 @@ RUNTIME = "coreml"
 QUANTS: dict[str, Quant] = {
     "fp32": Quant(32, "fp32", 2e-3),
     "fp16": Quant(16, "fp16", 0.25),
+    "ane": Quant(16, "fp16 throughout, Neural Engine layout", 0.5),
     "int8": Quant(8, "8-bit weights, float16 activations", 1.5),
     "pal8": Quant(8, "8-bit palettes, float16 activations", 1.5),
     "pal6": Quant(4, "6-bit palettes, float16 activations", 3.0),
     "int4": Quant(4, "4-bit weights (embedding 8), float16 activations", 8.0),
 }
-"""The last four are compressed by `export.coreml_quant`; six bits are compared with four, as other formats' are."""
+"""``ane`` has fixed shapes and another layout (`export.coreml_functions`). The last four are compressed by
+`export.coreml_quant`; six bits are compared with four, as other formats' are."""
+NEURAL = "ane"
 DEFAULT_QUANTS = ("fp32", "fp16")
 BENCH_QUANTS = tuple(QUANTS)
 NO_OUTPUT_TRIM = "apps read the package's logits by token id"
@@ -86,16 +89,19 @@ def write(
     net = load_checkpoint(source, capacity, exact=quant == "fp32")
     details: dict[str, Any] = {"context_length": capacity}
     if not net.exact:
-        details["fp16"], details["fp16_safe"] = _into_float16(net, sequences, source)
+        details["fp16"], details["fp16_safe"] = _into_float16(net, sequences, source, quant)
     net.reset()
-    model = _convert(net, quant) if net.exact else _half(net)
+    if quant == NEURAL:
+        model = _functions(net)
+    else:
+        model = _convert(net, quant) if net.exact else _half(net)
     if quant in SCHEMES:
         model, called = compress(model, quant, net)
     model.save(str(folder / PACKAGE))
     package = Package(folder / PACKAGE)
     if quant in SCHEMES:
         details["weights"] = take_back(package, called, quant, net)
-    details |= _check(package, net, sequences[-1])
+    details |= _check(package, net, sequences[-1], neural=quant == NEURAL)
     return Written(PACKAGE, _versions(), details)
 
 
@@ -117,7 +123,7 @@ def samples(
 
 
 def _into_float16(
-    net: Gemma3Stateful, sequences: Sequence[Sequence[int]], source: Checkpoint
+    net: Gemma3Stateful, sequences: Sequence[Sequence[int]], source: Checkpoint, quant: str
 ) -> tuple[dict[str, Any], bool]:
     """Rescale `net` where float16 needs it. What was seen and done, for the manifest, and whether it is safe now.
 
@@ -127,14 +133,21 @@ def _into_float16(
     from export.coreml_rescale import mend
 
     mended = mend(net, sequences)
-    rounded = rounding(net, sequences)
+    rounded = rounding(net, sequences, _narrow_modules(neural=quant == NEURAL))
     if not rounded["finite"]:
         largest = mended.after.largest
         raise UserError(
-            f"{source.folder}: coreml fp16: {largest.name} reaches {largest.max_abs:.3g}, activations overflow float16 "
-            "(65,504), and no rescaling of the weights mends it; export fp32"
+            f"{source.folder}: coreml {quant}: {largest.name} reaches {largest.max_abs:.3g}, activations overflow "
+            "float16 (65,504), and no rescaling of the weights mends it; export fp32"
         )
     return {**mended.facts, **rounded, "tokens": mended.after.tokens}, mended.safe
+
+
+def _narrow_modules(*, neural: bool) -> tuple[type[torch.nn.Module], ...]:
+    """Those that a float16 package computes in float16."""
+    from export.coreml_record import HALF, THROUGHOUT
+
+    return THROUGHOUT if neural else HALF
 
 
 def _capacity(source: Checkpoint, prompt: int, asked: int | None) -> int:
@@ -162,6 +175,19 @@ def _half(net: Gemma3Stateful) -> Any:
         _LAST.clear()
         _LAST[key] = _convert(net, "fp16")
     return _LAST[key]
+
+
+def _functions(net: Gemma3Stateful) -> Any:
+    """The model of fixed shapes. Raises `UserError` for a cache that is longer than the Neural Engine's axes."""
+    from export.coreml_functions import convert_functions
+    from export.coreml_neural import PART
+
+    if net.capacity > PART:
+        raise UserError(
+            f"coreml ane: a cache of {net.capacity} positions is longer than the Neural Engine takes ({PART}); "
+            "ask for a shorter context, or export fp16"
+        )
+    return convert_functions(net)
 
 
 def _convert(net: Gemma3Stateful, quant: str, wide: tuple[type[torch.nn.Module], ...] | None = None) -> Any:
@@ -232,24 +258,27 @@ def _narrow(quant: str, kinds: tuple[type[torch.nn.Module], ...]) -> Any:
     return select
 
 
-def _check(package: Package, net: Gemma3Stateful, tokens: Sequence[int]) -> dict[str, Any]:
+def _check(package: Package, net: Gemma3Stateful, tokens: Sequence[int], *, neural: bool = False) -> dict[str, Any]:
     """Hold what was saved against the network. A difference is a bug here or in coremltools: `RuntimeError`."""
-    from export.coreml_record import operations, short, simulate
+    from export.coreml_record import operations, passes, short, simulate
 
-    wanted = {name: tuple(getattr(net, name).shape) for name in net.states}
-    if package.states != wanted:
-        raise RuntimeError(f"coreml: the package's states are {package.states}, not {wanted}")
-    missing = missing_weights(package, net)
+    missing = _missing(package, net, neural=neural)
     if missing:
         raise RuntimeError(f"coreml: weights that are not in the package as in the checkpoint: {', '.join(missing)}")
     largest: dict[str, float] = {}
-    want, got = walk(net, tokens), walk(package, tokens, operations(largest))
+    watch = operations(largest)
+    if neural:
+        from export.coreml_functions import walk_functions
+
+        want, got = walk_functions(package, net, tokens, watch)
+    else:
+        want, got = walk(net, tokens), walk(package, tokens, watch)
     error = float(np.abs(got - want).max())
     if net.exact:
         limit = 1e-3
     else:
-        rounded = next(simulate(net, [tokens])).numpy()[-len(want) :]
-        limit = 1e-2 + 4 * float(np.abs(rounded - want).max())
+        exact, rounded = next(passes(net, [tokens])), next(simulate(net, [tokens], _narrow_modules(neural=neural)))
+        limit = 1e-2 + 4 * float((rounded - exact)[-len(want) :].abs().max())
     net.reset()
     if not error <= limit:
         raise RuntimeError(
@@ -267,16 +296,37 @@ def _check(package: Package, net: Gemma3Stateful, tokens: Sequence[int]) -> dict
     }
 
 
-def missing_weights(package: Package, net: Gemma3Stateful) -> list[str]:
-    """Names of `net`'s parameters that the package holds neither as they are nor rounded to float16, nor compressed."""
+def _missing(package: Package, net: Gemma3Stateful, *, neural: bool) -> list[str]:
+    """As `missing_weights`; the states must be the layout's."""
+    wanted = {name: tuple(getattr(net, name).shape) for name in net.states}
+    part = None
+    if neural:
+        from export.coreml_neural import PART, states_of
+
+        wanted, part = states_of(net), PART
+    if package.states != wanted:
+        raise RuntimeError(f"coreml: the package's states are {package.states}, not {wanted}")
+    return missing_weights(package, net, part)
+
+
+def missing_weights(package: Package, net: Gemma3Stateful, part: int | None = None) -> list[str]:
+    """Names of `net`'s parameters that the package holds neither as they are nor rounded to float16, nor compressed.
+
+    Axes of one element do not count. `part`: into how many rows a package cuts the embedding and the output matrix.
+    """
     from export.coreml_mil import digest
 
     constants = [*package.constants(), *(value.astype(np.float16) for value in package.compressed().values())]
-    stored = {digest(value) for value in constants if value.dtype in (np.float16, np.float32)}
+    stored = {digest(value.squeeze()) for value in constants if value.dtype in (np.float16, np.float32)}
+
+    def found(value: np.ndarray) -> bool:
+        return any(digest(one.squeeze()) in stored for one in (value, value.astype(np.float16)))
+
     missing = []
     for name, weight in net.named_parameters():
         value = weight.detach().numpy()
-        if digest(value) not in stored and digest(value.astype(np.float16)) not in stored:
+        rows = len(value) if part is None or name.startswith("layers.") else part
+        if not all(found(value[at : at + rows]) for at in range(0, len(value), rows)):
             missing.append(name)
     return missing
 

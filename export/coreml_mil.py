@@ -17,6 +17,8 @@ from runtimes.mil import quiet
 class Package:
     """A saved ``.mlpackage``: its interface, its operations, its constants, and `run`.
 
+    Where it has several functions, the interface is the default one's; the states are all functions'.
+
     Raises `ArtifactError` for a package that cannot be read, or holds an operation that the interpreter does not know.
     """
 
@@ -25,14 +27,16 @@ class Package:
             from coremltools.models.utils import load_spec
 
             self.spec = load_spec(str(path))
-        program = mil.from_spec(self.spec, path)
-        self.function = program.main
-        self._plan = mil.make_plan(program.main, program.path)
+        self.program = mil.from_spec(self.spec, path)
+        self.function = self.program.main
+        self._held = mil.Held()
+        self._plans: dict[str, mil.Plan] = {}
+        self._plan(self.program.default)
 
     @property
     def operations(self) -> Counter[str]:
-        """How often each kind of operation occurs, constants apart."""
-        return self.function.counts
+        """How often each kind of operation occurs in all functions, constants apart."""
+        return sum((one.counts for one in self.program.functions.values()), Counter())
 
     @property
     def states(self) -> dict[str, tuple[int, ...]]:
@@ -45,24 +49,37 @@ class Package:
         return {one.name: list(one.ranges) for one in self.function.features}
 
     def constants(self) -> Iterator[np.ndarray]:
-        """The constants with two or more elements, weights among them."""
-        yield from self.function.arrays()
+        """The constants of all functions with two or more elements, weights among them."""
+        arrays = (value for one in self.program.functions.values() for value in one.arrays())
+        yield from {id(value): value for value in arrays}.values()
 
     def compressed(self) -> dict[str, np.ndarray]:
         """Name -> values, in float32, of the constants that the package stores compressed."""
-        values = mil.fixed_values(self.function, self._plan.path)
+        values = mil.fixed_values(self.function, self.program.path)
         made = (op.outputs for op in self.function.operations if op.type.startswith("constexpr_"))
         return {one.name: np.asarray(values[one.name]) for outputs in made for one in outputs}
 
     def make_state(self) -> mil.State:
         """A fresh state: zeros, as Core ML hands it out."""
-        return mil.new_state(self._plan)
+        return mil.new_state(self._plan(self.program.default))
 
     def run(
-        self, inputs: dict[str, np.ndarray], state: mil.State, watch: mil.Watch | None = None
+        self,
+        inputs: dict[str, np.ndarray],
+        state: mil.State,
+        watch: mil.Watch | None = None,
+        *,
+        function: str | None = None,
     ) -> dict[str, np.ndarray]:
-        """One prediction; changes `state`. `watch` is told every operation and its outputs."""
-        return mil.execute(self._plan, inputs, state, watch)
+        """One prediction of a function, or of the default one; changes `state`. `watch` is told every operation and
+        its outputs."""
+        return mil.execute(self._plan(function or self.program.default), inputs, state, watch)
+
+    def _plan(self, function: str) -> mil.Plan:
+        if function not in self._plans:
+            one = self.program.functions[function]
+            self._plans[function] = mil.make_plan(one, self.program.path, held=self._held)
+        return self._plans[function]
 
 
 def digest(value: np.ndarray) -> tuple[str, tuple[int, ...], bytes]:

@@ -25,13 +25,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from runtimes.coreml_package import MASKED
 from runtimes.errors import UserError
 
 if TYPE_CHECKING:
     from export.base import Checkpoint
-
-MASKED = -3e4
-"""Added in place of a forbidden score: representable in float16, and zero after the softmax."""
 
 
 class Gemma3Stateful(nn.Module):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import nn
 
-from export.coreml_model import MASKED, Gate, Gemma3Stateful, Linear, Mix, Residual, Rope, Scale, Scores, Store
+from export.coreml_model import MASKED, Gate, Gemma3Stateful, Linear, Mix, Norm, Residual, Rope, Scale, Scores, Store
 from runtimes.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ HALF: Final = (nn.Embedding, Linear, Rope, Store, Scores, Mix, Gate)
 
 PLAIN: Final = (*HALF, Scale, Residual)
 """Those that a plain float16 conversion does: the residual stream too."""
+
+THROUGHOUT: Final = (*PLAIN, Norm)
+"""All: the package for the Neural Engine, whose norms are written so that float16 holds them."""
 
 ROLES: Final[Mapping[str, str]] = {
     "embed": "embedding",
@@ -257,11 +260,12 @@ def operations(largest: dict[str, float]) -> Watch:
     that a saved package computes, what stands for a masked score apart; infinite where one is not a number."""
     import numpy as np
 
+    from export.coreml_neural import MASKED as masked
     from runtimes.mil.program import FLOATS
 
     def watch(op: Any, values: tuple[np.ndarray, ...]) -> None:
         for output, value in zip(op.outputs, values, strict=True):
-            if output.type.dtype in FLOATS and value.size:
+            if output.type.dtype in FLOATS and value.size and not output.name.startswith(masked):
                 seen = np.abs(value[value != MASKED]).max(initial=0.0)
                 largest[output.name] = max(largest.get(output.name, 0.0), _finite(float(seen)))
 

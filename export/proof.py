@@ -42,7 +42,7 @@ NEAR_TIE = 0.1
 class Check:
     """One thing that `verify` looked at. `ok` is None where this machine cannot tell."""
 
-    name: Literal["hashes", "proof", "logits", "probe", "calls"]
+    name: Literal["hashes", "proof", "logits", "probe", "functions", "calls"]
     ok: bool | None
     detail: str
 
@@ -96,6 +96,11 @@ def make_proof(
             for row, found in zip(rows, measured.decoded, strict=True)
         ]
         header = _judge(artifact, spec, measured)
+        if measured.apart is not None and not measured.apart <= spec.logit_tolerance:
+            raise UserError(
+                f"{artifact.name}: not exported: its functions are up to {measured.apart:.3g} apart (at most "
+                f"{spec.logit_tolerance:.3g}); the exporter or the runtime computes something else"
+            )
         if probe is not None:
             header = replace(header, probe=_judge_probe(artifact, spec, measured))
     write_proof(artifact.proof, Proof(header, rows, probe), source, toolset)
@@ -149,6 +154,8 @@ def verify(
     )
     if proof.probe is not None:
         checks.append(_check_probe(proof.probe, header, measured))
+    if measured.apart is not None:
+        checks.append(_check_functions(header, measured.apart))
     checks.append(_check_calls(header, rows, measured, toolset, tolerance))
     status: Literal["proven", "failed"] = "proven" if all(c.ok is not False for c in checks) else "failed"
     return VerifyResult(folder, found.name, name, measured.device, status, tuple(checks))
@@ -176,6 +183,7 @@ def _judge(artifact: Artifact, spec: Quant, measured: Measured) -> Header:
         "threads": measured.threads,
         "emulated": measured.emulated,
         "probe": float(f"{measured.probe:.4g}"),
+        **({} if measured.apart is None else {"apart": float(f"{measured.apart:.4g}")}),
     }
     return Header(True, float(f"{tolerance:.3g}"), spec.logit_tolerance, measured=details)
 
@@ -199,6 +207,12 @@ def _check_probe(probe: Probe, header: Header, measured: Measured) -> Check:
         tolerance = max(tolerance, LOOSEST * header.format_tolerance)
     detail = f"max |logit - {REFERENCE}| {measured.probe:.2g} behind {len(probe.tokens)} random tokens"
     return Check("probe", measured.probe <= tolerance, f"{detail}, tolerance {tolerance:.2g}")
+
+
+def _check_functions(header: Header, apart: float) -> Check:
+    """Requests and the probe call some of a model's functions; what others compute is held against those."""
+    limit = header.format_tolerance
+    return Check("functions", apart <= limit, f"of one model, at most {apart:.2g} apart, tolerance {limit:.2g}")
 
 
 def _available(runtime_name: str) -> Availability:

@@ -21,10 +21,12 @@ from router.toolset import Call, Toolset
 from router.wire import WireError, wire_format
 from runtimes import is_emulated, open_model
 from runtimes.artifact import Artifact
-from runtimes.base import Logits, Model
+from runtimes.base import Functions, Logits, Model
 from runtimes.errors import UserError
 
 TOP_K = 8
+SOME = 12
+"""Tokens of a prompt behind which a model's functions are compared."""
 LONGEST = 256
 """Tokens of a completion in a proof; a model that has not ended by then made no calls."""
 
@@ -51,6 +53,8 @@ class Measured:
     """Whether that stands in for the format's own runtime."""
     probe: float
     """Largest |logit - reference| of the probe; 0 without one, NaN where a logit is."""
+    apart: float | None
+    """How far apart functions are that compute the same (`runtimes.base.Functions`); None without such."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +119,12 @@ def measure(
                 positions += 1
                 hits += int(got.argmax()) == decision.ids[0]
         probed = 0.0 if probe is None else probe_error(probe, probe_logits(model, probe.tokens))
+        session = model.session()
+        apart = session.disagreement(rows[0].prompt[:SOME]) if rows and isinstance(session, Functions) else None
         same = sum(same_calls(d.calls, r.reference_calls, toolset) for d, r in zip(decoded, rows, strict=True))
         return Measured(
             decoded, max_abs, worst, positions, hits / max(1, positions), same,
-            model.device, model.dtype, model.threads, runtime_name, is_emulated(runtime_name), probed,
+            model.device, model.dtype, model.threads, runtime_name, is_emulated(runtime_name), probed, apart,
         )  # fmt: skip
     finally:
         model.close()

@@ -8,6 +8,7 @@ A runtime module offers, under these fixed names:
 ``bare_loop(artifact, *, device, threads, prefix, passes) -> BareLoop``
                                                         the same passes through the runtime's own API, for the floor
 ``EMULATED``                                            True where it stands in for another runtime (optional)
+``compared_devices() -> Sequence[str]``                 devices here that a bench compares with each other (optional)
 """
 
 from __future__ import annotations

@@ -58,6 +58,16 @@ class Snapshots(Protocol):
         ...
 
 
+@runtime_checkable
+class Functions(Protocol):
+    """What a session may offer besides, where several functions of a model compute the same."""
+
+    def disagreement(self, tokens: Sequence[int]) -> float | None:
+        """How far apart the logits are that they give behind `tokens`; NaN where one is, None where there is one
+        function. For an empty session, which it leaves empty."""
+        ...
+
+
 class Batch(Protocol):
     """Sequences of one model that are computed together, numbered from 0; all begin with the same tokens."""
 

@@ -1,29 +1,19 @@
 """Core ML: an ``.mlpackage`` with its KV cache as state, on a Mac's CPU, GPU or Neural Engine (macOS 15 and newer).
 
-The package takes the new tokens, the positions in use and the rows whose logits are wanted (see docs/coreml.md). Where
-a pass writes follows from the number of positions, so rewinding is giving fewer of them.
+Both kinds of package are opened (`runtimes.coreml_package`, docs/coreml.md). Where a pass writes follows from what it
+is given, so rewinding is saying that fewer positions count.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from runtimes.artifact import Artifact
-from runtimes.base import (
-    Availability,
-    BareLoop,
-    CountingSession,
-    DeviceStatus,
-    Logits,
-    Pass,
-    Rows,
-    check_threads,
-    row_offsets,
-)
+from runtimes.base import Availability, BareLoop, DeviceStatus, Pass, check_threads
+from runtimes.coreml_package import Inputs, Interface, PackageSession, Signature, bare_passes, interface_of
+from runtimes.coreml_state import JointState, SeparateStates, share_states
 from runtimes.errors import ArtifactError, SessionError, UnavailableError, UserError
 
 FORMAT = "coreml"
@@ -37,13 +27,15 @@ _UNITS = {
 }
 """Device name -> `coremltools.ComputeUnit`, and what the model then says that it uses."""
 
+_COMPARED = ("cpu", "gpu", "ane", "all")
+"""The devices without the second name of one."""
+
 _AUTO = "gpu"
 """Not "all": the Neural Engine takes no flexible shapes, and has been seen to refuse stateful models outright."""
 
 _NEEDS = "Core ML prediction needs macOS 15"
 _FIX = "copy the artifact to a Mac with macOS 15 or newer and run it there"
 _FIX_INSTALL = 'pip install "edgecall[coreml]"'
-_INPUTS = ("input_ids", "positions", "rows")
 
 
 def availability() -> Availability:
@@ -62,6 +54,15 @@ def availability() -> Availability:
     there = DeviceStatus(True)
     ane = there if platform.machine() == "arm64" else DeviceStatus(False, "no Neural Engine", "use Apple silicon")
     return Availability(True, found, devices={"cpu": there, "gpu": there, "metal": there, "ane": ane})
+
+
+def compared_devices() -> tuple[str, ...]:
+    """The compute units that Core ML may be told to use here: the CPU alone, it and the GPU, it and the Neural Engine,
+    and all."""
+    state = availability()
+    if not state.available:
+        return ()
+    return tuple(name for name in _COMPARED if name not in state.devices or state.devices[name].available)
 
 
 def open_model(artifact: Artifact, *, device: str = "auto", threads: int | None = None) -> CoreMLModel:
@@ -90,71 +91,28 @@ def bare_loop(
     passes: Sequence[Pass],
 ) -> BareLoop:
     """The same passes as bare `MLModel.predict` calls, with their inputs made beforehand."""
-    ml = open_model(artifact, device=device, threads=threads).ml
-    state = ml.make_state()
-    return bare_passes(lambda inputs: ml.predict(inputs, state), prefix, passes)
-
-
-def bare_passes(predict: Callable[[dict[str, Any]], object], prefix: Sequence[int], passes: Sequence[Pass]) -> BareLoop:
-    """`predict` over the inputs of `passes`, made beforehand; the state that it knows holds `prefix` by then."""
-    if prefix:
-        predict(package_inputs(prefix, 0, "last"))
-    steps = [package_inputs(tokens, start, rows) for start, tokens, rows, _ in passes]
-
-    def run() -> None:
-        for inputs in steps:
-            predict(inputs)
-
-    return run
-
-
-def package_logits(out: Mapping[str, Any], vocab_size: int, rows: Rows) -> Logits:
-    """The package's output as `Session.append` returns it."""
-    logits: Logits = np.asarray(out["logits"], dtype=np.float32).reshape(-1, vocab_size)
-    return logits[-1] if rows == "last" else logits
-
-
-def package_inputs(tokens: Sequence[int], start: int, rows: Rows) -> dict[str, Any]:
-    """What the package takes for one pass over `tokens` behind `start` cached ones (docs/coreml.md)."""
-    count = len(tokens)
-    return {
-        "input_ids": np.array([list(tokens)], dtype=np.int32),
-        "positions": np.arange(start + count, dtype=np.int32)[None],
-        "rows": np.array(row_offsets(rows, count), dtype=np.int32),
-    }
-
-
-def check_interface(
-    artifact: Artifact, sizes: Mapping[str, Sequence[int]], outputs: Sequence[str], states: Sequence[str]
-) -> int:
-    """Positions that a package's cache holds, from the largest size of each axis of its inputs.
-
-    Raises `ArtifactError` for an interface that is not ours.
-    """
-    if set(sizes) != set(_INPUTS) or list(outputs) != ["logits"] or not states or len(sizes["positions"]) != 2:
-        raise ArtifactError(
-            f"{artifact.weights}: takes {', '.join(sorted(sizes))} and gives {', '.join(outputs)}, "
-            f"not {', '.join(_INPUTS)} and logits with a state; export again"
-        )
-    return sizes["positions"][1]
+    model = open_model(artifact, device=device, threads=threads)
+    return bare_passes(model.new_state().predict, model.interface, prefix, passes)
 
 
 class CoreMLModel:
-    """A compiled package; sessions share it and have a state each."""
+    """A compiled package, all functions that a session calls; sessions share it and have a state each."""
 
     def __init__(self, artifact: Artifact, device: str) -> None:
         units, self.device = _UNITS[device]
-        self._ml: Any = _load(artifact, units)
+        self.interface, loaded = _load(artifact, units)
+        self._functions: dict[str, Any] | None = loaded
+        self._joint: bool = share_states(loaded, self.interface)
         self.vocab_size: int = artifact.vocab_size
-        self.context_length: int = min(artifact.context_length, _capacity(artifact, self._ml))
+        self.context_length: int = min(artifact.context_length, self.interface.capacity)
         self.dtype: str = artifact.quant
 
     @property
-    def ml(self) -> Any:
-        """The `coremltools.models.MLModel`. Raises `SessionError` after `close`."""
-        if self._ml is None:
+    def functions(self) -> dict[str, Any]:
+        """A `coremltools.models.MLModel` for each function, by name. Raises `SessionError` after `close`."""
+        if self._functions is None:
             raise SessionError("coreml: the model is closed; open it again")
-        return self._ml
+        return self._functions
 
     @property
     def threads(self) -> int:
@@ -164,24 +122,27 @@ class CoreMLModel:
     def session(self) -> CoreMLSession:
         return CoreMLSession(self)
 
+    def new_state(self) -> JointState | SeparateStates:
+        """An empty cache, and the functions over it."""
+        return JointState(self.functions) if self._joint else SeparateStates(self.functions, self.interface)
+
     def close(self) -> None:
-        self._ml = None
+        self._functions = None
 
 
-class CoreMLSession(CountingSession):
+class CoreMLSession(PackageSession):
     """One sequence: a state, and how many of its positions count."""
 
     def __init__(self, model: CoreMLModel) -> None:
-        super().__init__(model)
+        super().__init__(model, model.interface)
         self._coreml = model
-        self._state: Any = model.ml.make_state()
+        self._state = model.new_state()
 
     def _check_open(self) -> None:
-        self._coreml.ml  # noqa: B018 - raises when closed
+        self._coreml.functions  # noqa: B018 - raises when closed
 
-    def _forward(self, tokens: Sequence[int], rows: Rows) -> Logits:
-        out = self._coreml.ml.predict(package_inputs(tokens, self._position, rows), self._state)
-        return package_logits(out, self._coreml.vocab_size, rows)
+    def _predict(self, function: str, inputs: Inputs) -> Mapping[str, Any]:
+        return self._state.predict(function, inputs)
 
 
 def _device(name: str) -> str:
@@ -199,14 +160,31 @@ def _is_macos_15() -> bool:
     return platform.system() == "Darwin" and major.isdigit() and int(major) >= 15
 
 
-def _load(artifact: Artifact, units: str) -> Any:
-    """The package as an `MLModel`, compiled for `units`. Asks for a state, since a model that Core ML refused is
-    returned all the same and complains at its first use."""
+def _load(artifact: Artifact, units: str) -> tuple[Interface, dict[str, Any]]:
+    """The package's interface, and its functions as an `MLModel` each, compiled for `units`."""
+    first = _load_function(artifact, units)
+    described = first.get_spec().description
+    if described.functions:
+        signatures = {one.name: _signature(one) for one in described.functions}
+    else:
+        signatures = {"main": _signature(described)}
+    interface = interface_of(artifact.weights, signatures, described.metadata.userDefined, artifact.vocab_size)
+    default = described.defaultFunctionName or "main"
+    functions = {
+        name: first if name == default else _load_function(artifact, units, function_name=name)
+        for name in interface.functions
+    }
+    return interface, functions
+
+
+def _load_function(artifact: Artifact, units: str, **chosen: str) -> Any:
+    """One function, or the default one. Asks for a state, since a model that Core ML refused is returned all the same
+    and complains at its first use."""
     import coremltools as ct
 
     ml: Any = None
     try:
-        ml = ct.models.MLModel(str(artifact.weights), compute_units=getattr(ct.ComputeUnit, units))
+        ml = ct.models.MLModel(str(artifact.weights), compute_units=getattr(ct.ComputeUnit, units), **chosen)
         ml.make_state()
     except Exception as error:  # coremltools raises bare Exception
         reason = str(getattr(ml, "_framework_error", None) or error).strip() or type(error).__name__
@@ -217,15 +195,17 @@ def _load(artifact: Artifact, units: str) -> Any:
     return ml
 
 
-def _capacity(artifact: Artifact, ml: Any) -> int:
-    """Positions that the package's cache holds, by its own description. `ArtifactError` for another interface."""
-    description = ml.get_spec().description
-    sizes = {
-        one.name: [int(axis.upperBound) for axis in one.type.multiArrayType.shapeRange.sizeRanges]
-        for one in description.input
-    }
-    return check_interface(
-        artifact, sizes, [one.name for one in description.output], [one.name for one in description.state]
+def _signature(described: Any) -> Signature:
+    """From a ``ModelDescription`` or ``FunctionDescription`` of ``Model.proto``."""
+
+    def sizes(array: Any) -> list[int]:
+        ranges = [int(axis.upperBound) for axis in array.shapeRange.sizeRanges]
+        return ranges or [int(size) for size in array.shape]
+
+    return Signature(
+        {one.name: sizes(one.type.multiArrayType) for one in described.input},
+        [one.name for one in described.output],
+        [one.name for one in described.state],
     )
 
 
@@ -235,9 +215,6 @@ __all__ = [
     "CoreMLSession",
     "availability",
     "bare_loop",
-    "bare_passes",
-    "check_interface",
+    "compared_devices",
     "open_model",
-    "package_inputs",
-    "package_logits",
 ]

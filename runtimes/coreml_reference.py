@@ -7,25 +7,17 @@ here. Floats are rounded to the type that the package declares for each value, o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runtimes.artifact import Artifact
-from runtimes.base import (
-    Availability,
-    BareLoop,
-    CountingSession,
-    DeviceStatus,
-    Logits,
-    Pass,
-    Rows,
-    check_threads,
-)
-from runtimes.coreml import FORMAT, bare_passes, check_interface, package_inputs, package_logits
+from runtimes.base import Availability, BareLoop, DeviceStatus, Pass, check_threads
+from runtimes.coreml import FORMAT
+from runtimes.coreml_package import Inputs, Interface, PackageSession, Predict, Signature, bare_passes, interface_of
 from runtimes.errors import SessionError, UnavailableError, UserError
 from runtimes.mil.blas import set_threads
 from runtimes.mil.plan import Plan
-from runtimes.mil.run import State
+from runtimes.mil.program import Program
 from runtimes.mil.step import PRECISIONS, Precision
 
 EMULATED = True
@@ -77,11 +69,8 @@ def bare_loop(
     passes: Sequence[Pass],
 ) -> BareLoop:
     """The same passes as bare runs of the interpreter, with their inputs made beforehand."""
-    from runtimes.mil import execute, new_state
-
-    plan = open_model(artifact, device=device, threads=threads).plan
-    state = new_state(plan)
-    return bare_passes(lambda inputs: execute(plan, inputs, state), prefix, passes)
+    model = open_model(artifact, device=device, threads=threads)
+    return bare_passes(_on_state(model), model.interface, prefix, passes)
 
 
 class ReferenceModel:
@@ -91,49 +80,76 @@ class ReferenceModel:
     device = "cpu"
 
     def __init__(self, artifact: Artifact, threads: int, precision: Precision) -> None:
-        from runtimes.mil import load, make_plan
+        from runtimes.mil import Held, load, make_plan
 
         program = load(artifact.weights)
-        main = program.main
-        sizes = {one.name: [high for _, high in one.ranges] for one in main.features}
-        capacity = check_interface(artifact, sizes, main.outputs, [one.name for one in main.states])
-        self._plan: Plan | None = make_plan(main, program.path, precision)
+        self.interface = program_interface(program, artifact.vocab_size)
+        held = Held()
+        self._plans: dict[str, Plan] | None = {
+            name: make_plan(program.functions[name], program.path, precision, held) for name in self.interface.functions
+        }
         self.vocab_size: int = artifact.vocab_size
-        self.context_length: int = min(artifact.context_length, capacity)
+        self.context_length: int = min(artifact.context_length, self.interface.capacity)
         self.dtype: str = artifact.quant if precision == "declared" else f"{artifact.quant} in float32"
         self.threads: int = set_threads(threads)
 
     @property
-    def plan(self) -> Plan:
-        """What is executed. Raises `SessionError` after `close`."""
-        if self._plan is None:
+    def plans(self) -> dict[str, Plan]:
+        """What is executed, by function. Raises `SessionError` after `close`."""
+        if self._plans is None:
             raise SessionError("coreml-reference: the model is closed; open it again")
-        return self._plan
+        return self._plans
 
     def session(self) -> ReferenceSession:
         return ReferenceSession(self)
 
     def close(self) -> None:
-        self._plan = None
+        self._plans = None
 
 
-class ReferenceSession(CountingSession):
+class ReferenceSession(PackageSession):
     """One sequence: a state, and how many of its positions count."""
 
     def __init__(self, model: ReferenceModel) -> None:
-        from runtimes.mil import execute, new_state
-
-        super().__init__(model)
+        super().__init__(model, model.interface)
         self._reference = model
-        self._execute: Any = execute
-        self._state: State = new_state(model.plan)
+        self._run = _on_state(model)
 
     def _check_open(self) -> None:
-        self._reference.plan  # noqa: B018 - raises when closed
+        self._reference.plans  # noqa: B018 - raises when closed
 
-    def _forward(self, tokens: Sequence[int], rows: Rows) -> Logits:
-        out = self._execute(self._reference.plan, package_inputs(tokens, self._position, rows), self._state)
-        return package_logits(out, self._reference.vocab_size, rows)
+    def _predict(self, function: str, inputs: Inputs) -> Mapping[str, Any]:
+        return self._run(function, inputs)
 
 
-__all__ = ["EMULATED", "FORMAT", "ReferenceModel", "ReferenceSession", "availability", "bare_loop", "open_model"]
+def _on_state(model: ReferenceModel) -> Predict:
+    """The model's functions over a state of its own, which all of them declare alike."""
+    from runtimes.mil import execute, new_state
+
+    state = new_state(next(iter(model.plans.values())))
+    return lambda function, inputs: execute(model.plans[function], inputs, state)
+
+
+def program_interface(program: Program, vocab_size: int) -> Interface:
+    """The kind of package that a program is. Raises `ArtifactError` for one that is not ours."""
+    signatures = {
+        name: Signature(
+            {one.name: [high for _, high in one.ranges] for one in function.features},
+            function.outputs,
+            [one.name for one in function.states],
+        )
+        for name, function in program.functions.items()
+    }
+    return interface_of(program.path, signatures, program.metadata, vocab_size)
+
+
+__all__ = [
+    "EMULATED",
+    "FORMAT",
+    "ReferenceModel",
+    "ReferenceSession",
+    "availability",
+    "bare_loop",
+    "open_model",
+    "program_interface",
+]

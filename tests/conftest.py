@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from export.base import Checkpoint
     from router.toolset import Toolset
     from runtimes.artifact import Artifact
-    from tests.exports import Maker
+    from tests.exports import Maker, Neural
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -82,6 +82,25 @@ def gemma_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
         unpacked.write_bytes(gzip.decompress(path.read_bytes()))
         path = unpacked
     return path
+
+
+@pytest.fixture(scope="session")
+def neural(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Neural:
+    """A whole export for the Neural Engine, proof included, of a local layer and a global one with two key heads."""
+    pytest.importorskip("coremltools")
+    from export import coreml_neural
+    from export.pipeline import export_one
+    from export.proof_requests import default_requests
+    from tests.exports import PART, Neural
+    from tests.odd import odd_checkpoint
+    from tests.tiny import LIGHTS
+
+    folder = tmp_path_factory.mktemp("neural")
+    source = odd_checkpoint(folder / "source", tiny, seed=3, num_hidden_layers=2, sliding_window_pattern=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coreml_neural, "PART", PART)
+        made = export_one(source, "coreml", "ane", folder / "out", LIGHTS, requests=default_requests(LIGHTS, 4)[:1])
+    return Neural(source, made)
 
 
 @pytest.fixture(scope="session")

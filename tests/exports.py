@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,18 +18,43 @@ from router.toolset import Toolset
 from runtimes import RUNTIMES, is_emulated, prover, runtime
 from runtimes.artifact import SCHEMA, Artifact
 
+if TYPE_CHECKING:
+    from export.coreml_mil import Package
+
 Maker = Callable[[str, str], Artifact]
+
+PART = 512
+"""Rows of a part of the output matrix in the export for the Neural Engine: 768 make two, the second one shorter."""
+
+
+@dataclass(frozen=True)
+class Neural:
+    """A checkpoint, and its export for the Neural Engine."""
+
+    source: Checkpoint
+    artifact: Artifact
+
+    @cached_property
+    def package(self) -> Package:
+        from export.coreml_mil import Package
+
+        return Package(self.artifact.weights)
 
 
 def variants() -> Iterator[tuple[str, str, str]]:
     """Every registered runtime with its format and each of that one's quantizations; a module that cannot be imported
     fails its test. A stand-in gets those of 16 bits and more: the narrower ones differ in constants that it computes
-    when it loads them, which tests/export/test_coreml_quant.py holds against PyTorch at a fraction of the time."""
+    when it loads them, which tests/export/test_coreml_quant.py holds against PyTorch at a fraction of the time. Nor
+    does it get the one for the Neural Engine, whose every pass is over the whole cache: a smaller network's is in
+    tests/runtimes/test_coreml_package.py."""
     for name in RUNTIMES:
         try:
             fmt = runtime(name).FORMAT
             least = 16 if is_emulated(name) else 0
-            yield from ((name, fmt, quant) for quant, spec in exporter(fmt).QUANTS.items() if spec.precision >= least)
+            left_out = ("ane",) if is_emulated(name) else ()
+            for quant, spec in exporter(fmt).QUANTS.items():
+                if spec.precision >= least and quant not in left_out:
+                    yield name, fmt, quant
         except ImportError:
             yield name, "not", "importable"
 

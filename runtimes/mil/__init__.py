@@ -13,7 +13,7 @@ cannot say.
 from __future__ import annotations
 
 from runtimes.mil.operations import OPERATIONS
-from runtimes.mil.plan import Plan, fixed_values, make_plan
+from runtimes.mil.plan import Held, Plan, fixed_values, make_plan
 from runtimes.mil.program import Function, Program
 from runtimes.mil.reading import from_spec, load, quiet
 from runtimes.mil.run import State, Watch, execute, new_state
@@ -23,6 +23,7 @@ __all__ = [
     "OPERATIONS",
     "PRECISIONS",
     "Function",
+    "Held",
     "Plan",
     "Precision",
     "Program",

@@ -35,15 +35,31 @@ class Plan:
     """Outputs whose memory is the state's, a constant's or the caller's."""
 
 
-def make_plan(function: Function, path: Path, precision: Precision = "declared") -> Plan:
-    """Check a function's operations and put them in order. Raises `ArtifactError` for one that is not known."""
-    return _Planner(function, path, precision).plan()
+class Held:
+    """Constants in the form in which operations take them; one that several functions have is held once."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Constant, Constant]] = {}
+        """By identity: the constant, which is kept so that no other gets its number, and its form."""
+
+    def __call__(self, value: Constant) -> Constant:
+        if id(value) not in self._known:
+            self._known[id(value)] = (value, as_held(value))
+        return self._known[id(value)][1]
+
+
+def make_plan(function: Function, path: Path, precision: Precision = "declared", held: Held | None = None) -> Plan:
+    """Check a function's operations and put them in order. Raises `ArtifactError` for one that is not known.
+
+    `held`: one for all functions of a program, which then share their weights' memory.
+    """
+    return _Planner(function, path, precision, held).plan()
 
 
 def fixed_values(function: Function, path: Path) -> Mapping[str, Constant]:
     """Name -> value of whatever is the same in every run and an operation reads: constants, those that are stored
     compressed among them. Floats in float32. Raises as `make_plan` does."""
-    planner = _Planner(function, path, "declared")
+    planner = _Planner(function, path)
     planner.plan()
     return planner.known
 
@@ -51,8 +67,11 @@ def fixed_values(function: Function, path: Path) -> Mapping[str, Constant]:
 class _Planner:
     """Works through a function's operations once."""
 
-    def __init__(self, function: Function, path: Path, precision: Precision) -> None:
+    def __init__(
+        self, function: Function, path: Path, precision: Precision = "declared", held: Held | None = None
+    ) -> None:
         self.function, self.path, self.precision = function, path, precision
+        self.held = held or Held()
         self.slots: dict[str, int] = {}
         self.constants: dict[int, Constant] = {}
         self.known: dict[str, Constant] = {}
@@ -153,7 +172,7 @@ class _Planner:
 
     def _constant(self, name: str) -> Constant:
         if name not in self.known:
-            self.known[name] = as_held(self.function.constants[name])
+            self.known[name] = self.held(self.function.constants[name])
         return self.known[name]
 
     def _slot(self, name: str, reader: Operation | str) -> int:

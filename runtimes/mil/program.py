@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -105,6 +105,8 @@ class Program:
     path: Path
     functions: Mapping[str, Function]
     default: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """What its makers have noted (``Metadata.userDefined`` of ``Model.proto``)."""
 
     @property
     def main(self) -> Function:

@@ -53,7 +53,7 @@ def from_spec(spec: Any, path: Path) -> Program:
     }
     if default not in functions:
         raise ArtifactError(f"{path}: has no function {default!r}; export again")
-    return Program(path, functions, default)
+    return Program(path, functions, default, dict(spec.description.metadata.userDefined))
 
 
 @contextlib.contextmanager
@@ -145,7 +145,7 @@ class _Reader:
         type_ = self.type(spec.type.tensorType)
         shape = tuple(size or 0 for size in type_.shape)
         if spec.WhichOneof("value") == "blobFileValue":
-            return self.blob(spec.blobFileValue, type_).reshape(shape)
+            return self.blob(spec.blobFileValue, type_, shape)
         tensor = spec.immediateValue.tensor
         values = getattr(tensor, tensor.WhichOneof("value")).values
         if type_.dtype == "string":
@@ -158,8 +158,8 @@ class _Reader:
             return np.frombuffer(values, NUMPY[type_.dtype]).reshape(shape)
         return np.array(values, NUMPY[type_.dtype]).reshape(shape)
 
-    def blob(self, spec: Any, type_: TensorType) -> Array:
-        """The elements at a place of a weight file; narrow integers one to a byte."""
+    def blob(self, spec: Any, type_: TensorType, shape: tuple[int, ...]) -> Array:
+        """The elements at a place of a weight file; narrow integers one to a byte. One array, whoever asks for it."""
         from coremltools.libmilstoragepython import _BlobStorageReader
 
         name, offset = str(spec.fileName), int(spec.offset)
@@ -175,7 +175,7 @@ class _Reader:
                 values = np.asarray(read(offset))
             except Exception as error:  # pybind's RuntimeError
                 raise ArtifactError(f"{self.path}: no weights at {offset} of {name} ({error}); export again") from error
-            self.known[key] = values.view(NUMPY[type_.dtype])  # float16 is read as its bits
+            self.known[key] = values.view(NUMPY[type_.dtype]).reshape(shape)  # float16 is read as its bits
         return self.known[key]
 
     @property

@@ -125,7 +125,8 @@ class ScriptedModel:
         if self.script.get("unavailable"):
             raise UnavailableError(self.script["unavailable"])
         self.vocab_size, self.context_length = artifact.vocab_size, artifact.context_length
-        self.device, self.dtype, self.threads = "cpu", artifact.quant, 1
+        self.device = "cpu" if device == "auto" else device
+        self.dtype, self.threads = artifact.quant, 1
         self.passes = 0
 
     def session(self) -> ScriptedSession:

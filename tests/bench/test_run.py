@@ -117,6 +117,20 @@ def test_two_runtimes(bench: Bench) -> None:
     assert outcome.report["blocks"][0]["calibration_ms"] > 0
 
 
+def test_a_runtime_that_compares_devices_runs_on_each(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every device is a run of its own, in its own group of the ranking; what is narrower runs where it did."""
+    monkeypatch.setattr(scripted, "compared_devices", lambda: ("cpu", "gpu"), raising=False)
+    outcome = bench({"b": {}, "e": {}})
+    runs = by_name(outcome)
+    assert {name: (run["device"], run["status"]) for name, run in runs.items()} == {
+        "b@cpu": ("cpu", "ok"), "b@gpu": ("gpu", "ok"), "e": ("cpu", "ok"),
+    }  # fmt: skip
+    assert all(run["accuracy"]["exact"] == 1.0 and run["latency_ms"]["n"] == 26 for run in runs.values())
+    groups = {(group["precision"], group["device"]) for group in outcome.report["ranking"]}
+    assert groups == {(32, "cpu"), (32, "gpu"), (8, "cpu")}
+    assert "scripted-b@gpu" in (outcome.folder / "report.md").read_text(encoding="utf-8")
+
+
 def test_what_is_written(bench: Bench) -> None:
     outcome = bench({"a": {}})
     names = {path.name for path in outcome.folder.iterdir()}

@@ -194,7 +194,7 @@ class TestVerify:
         assert ran.code == 2
         heads = [line for line in ran.out.splitlines() if not line.startswith(" ")]
         assert heads == [f"{bad}: failed", f"{exported}: proven (torch on cpu)"]
-        assert f"hashes  FAILED  {bad / 'tokenizer.json'}: content differs" in ran.out
+        assert f"hashes    FAILED  {bad / 'tokenizer.json'}: content differs" in ran.out
 
     def test_no_artifact_is_one_line(self, cli: Cli, exported: Path, tmp_path: Path) -> None:
         ran = cli("verify", str(tmp_path), str(exported), "--threads", "1")

@@ -55,7 +55,8 @@ def test_nothing_comes_twice() -> None:
         (
             "coreml",
             "pal4",
-            "--quant pal4: unknown quantization; coreml has fp32, fp16, int8, pal8, pal6, int4; did you mean 'pal8'?",
+            "--quant pal4: unknown quantization; coreml has fp32, fp16, ane, int8, pal8, pal6, int4; "
+            "did you mean 'pal8'?",
         ),
         ("gguf", "onnx:int8", "--quant onnx:int8: onnx is not among the formats of --to (gguf)"),
         (

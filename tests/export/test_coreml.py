@@ -7,9 +7,7 @@ the reference interpreter, under the real runtime's Session.
 from __future__ import annotations
 
 import dataclasses
-import platform
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,12 +17,13 @@ from router.toolset import Toolset
 from runtimes import coreml as runtime
 from runtimes.errors import UserError
 from runtimes.mil import OPERATIONS
+from tests.coreml_fake import fake_mlmodel, on_a_mac
 from tests.exports import bare_artifact
 from tests.odd import odd_checkpoint, random_tokens, reference, walk
 from tests.tiny import WINDOW
 
 torch = pytest.importorskip("torch")
-ct = pytest.importorskip("coremltools")
+pytest.importorskip("coremltools")
 
 from export import coreml, coreml_record  # noqa: E402
 from export.coreml_mil import Package  # noqa: E402
@@ -55,23 +54,7 @@ def made(tiny: Checkpoint, kiwi: Toolset, tmp_path_factory: pytest.TempPathFacto
 
 def as_model(made: Made, source: Checkpoint, quant: str, monkeypatch: pytest.MonkeyPatch) -> runtime.CoreMLModel:
     """The package under the real runtime, with the interpreter for Core ML."""
-
-    class StandIn:
-        def __init__(self, path: str, compute_units: Any) -> None:
-            assert Path(path) == made.folder / coreml.PACKAGE
-
-        def get_spec(self) -> Any:
-            return made.package.spec
-
-        def make_state(self) -> dict[str, Any]:
-            return made.package.make_state()
-
-        def predict(self, data: dict[str, np.ndarray], state: dict[str, Any]) -> dict[str, np.ndarray]:
-            return made.package.run(data, state)
-
-    monkeypatch.setattr(platform, "system", lambda: "Darwin")
-    monkeypatch.setattr(platform, "mac_ver", lambda: ("15.0", ("", "", ""), "arm64"))
-    monkeypatch.setattr(ct.models, "MLModel", StandIn)
+    on_a_mac(monkeypatch, fake_mlmodel(made.package))
     return runtime.open_model(bare_artifact(source, made.folder, "coreml", quant, made.written.weights))
 
 
@@ -241,7 +224,9 @@ def test_capacity(tiny: Checkpoint) -> None:
 
 
 def test_what_is_not_covered_is_refused(tiny: Checkpoint, kiwi: Toolset, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="unknown quantization 'int5'; there are fp32, fp16, int8, pal8, pal6, int4"):
+    with pytest.raises(
+        UserError, match="unknown quantization 'int5'; there are fp32, fp16, ane, int8, pal8, pal6, int4"
+    ):
         coreml.write(tiny, tmp_path, "int5", kiwi)
     for key, value in (("final_logit_softcapping", 30.0), ("model_type", "llama"), ("rope_scaling", {"factor": 8.0})):
         other = dataclasses.replace(tiny, config={**tiny.config, key: value})

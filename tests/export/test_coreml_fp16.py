@@ -265,7 +265,7 @@ def test_an_export_rescales_by_itself_and_says_so(loud: Checkpoint, tmp_path: Pa
 def test_what_fits_is_exported_as_it_is(odd: Checkpoint) -> None:
     net = load_checkpoint(odd, CAPACITY, exact=False)
     weights = {name: weight.clone() for name, weight in net.named_parameters()}
-    facts, safe = coreml._into_float16(net, [some_tokens(odd)], odd)
+    facts, safe = coreml._into_float16(net, [some_tokens(odd)], odd, "fp16")
     assert safe and facts["rescaling"] == [] and "max_abs_before" not in facts
     assert all(torch.equal(weights[name], weight) for name, weight in net.named_parameters())
 

@@ -55,6 +55,9 @@ class StandIn:
         inputs = [one("input_ids", (1, 1), (1, size)), one("positions", (1, 1), (1, size)), one("rows", (1, size))]
         return SimpleNamespace(
             description=SimpleNamespace(
+                functions=(),
+                defaultFunctionName="",
+                metadata=SimpleNamespace(userDefined={}),
                 input=inputs,
                 output=[SimpleNamespace(name="logits")],
                 state=[SimpleNamespace(name=name) for name in self.net.states],

@@ -22,7 +22,7 @@ from router.toolset import Toolset
 from runtimes import FORMATS, coreml_reference, is_emulated, prover
 from runtimes.artifact import Artifact
 from runtimes.base import Availability
-from runtimes.coreml import package_inputs
+from runtimes.coreml_package import package_inputs
 from runtimes.errors import ArtifactError, SessionError, UnavailableError, UserError
 from tests.exports import Maker
 from tests.odd import odd_checkpoint
@@ -146,7 +146,7 @@ def test_the_state_is_the_networks(tiny: Checkpoint, exported: Maker, quant: str
     """After many appends and rewinds, past the window: the cache holds what PyTorch's holds."""
     artifact = exported("coreml", quant)
     net = load_checkpoint(tiny, tiny.context_length, exact=quant == "fp32")
-    plan = coreml_reference.open_model(artifact, threads=1).plan
+    plan = coreml_reference.open_model(artifact, threads=1).plans["main"]
     state, rng = mil.new_state(plan), np.random.default_rng(0)
     tokens, position = random_tokens(tiny.vocab_size, 3 * WINDOW), 0
     while position < len(tokens):
