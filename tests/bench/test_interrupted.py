@@ -26,11 +26,13 @@ import signal, sys
 import bench.run, bench.variants
 from bench.cli import main
 from bench.records import Variant
-from export.pipeline import EXPORTERS
+from export import EXPORTERS
+from runtimes import RUNTIMES
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
 variants = [Variant("scripted", f"slow{n}", "a", 32) for n in range(5)]
 EXPORTERS.update({variant.format: "tests.bench.scripted" for variant in variants})
+RUNTIMES["scripted"] = "tests.bench.scripted"
 bench.run.choose = lambda settings, *, emulated: variants
 bench.variants.describe = lambda: {"cores": 2}
 bench.variants.WORKER = "tests.bench.stalling"
