@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass, replace
 from math import prod
@@ -267,14 +268,38 @@ def _folder_of(model: str | Path) -> Path:
     return folder
 
 
+def name_of_base(base: Path, adapter: Path) -> str:
+    """What an adapter in the folder `adapter` calls its base: a shipped one by its place among them, a snapshot of
+    the hub by its path (which has the hub's name in it), another by the way there from the adapter."""
+    base = base.resolve()
+    if base.is_relative_to(MODELS):
+        return base.relative_to(MODELS).as_posix()
+    if base.parent.name == "snapshots":
+        return str(base)
+    try:
+        return Path(os.path.relpath(base, adapter.resolve())).as_posix()
+    except ValueError:  # another drive
+        return str(base)
+
+
+def find_base(adapter: Path, named: str) -> Path | None:
+    """The base that the adapter in the folder `adapter` calls `named`: as `name_of_base` has it, beside the adapter, or
+    as a path; None where it is not on this machine."""
+    beside = adapter.resolve().parent
+    for folder in (adapter / named, beside / named, Path(named), MODELS / named, beside / "base"):
+        if named and (folder / "config.json").is_file():
+            return folder
+    return None
+
+
 def _base_of(adapter: Path) -> Path:
-    """The base that a PEFT adapter names: relative to it, beside it, as a path, or on the hub."""
+    """The base that a PEFT adapter names: here, or on the hub."""
     named = read_json(adapter / "adapter_config.json").get("base_model_name_or_path")
     if not isinstance(named, str) or not named:
         raise UserError(f"{adapter}: adapter_config.json names no base model; give the base with `--adapter {adapter}`")
-    for folder in (adapter / named, adapter.resolve().parent / named, Path(named), adapter.resolve().parent / "base"):
-        if (folder / "config.json").is_file():
-            return folder
+    found = find_base(adapter, named)
+    if found is not None:
+        return found
     if _is_hub_name(named):
         return _from_hub(named)
     raise UserError(f"{adapter}: its base {named!r} is not here; give the base with `--adapter {adapter}`")

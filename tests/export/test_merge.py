@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Gemma3ForCausalLM
 
 from export.base import Checkpoint
-from export.checkpoint import count_parameters, flat_config
+from export.checkpoint import MODELS, count_parameters, find_base, flat_config, name_of_base
 from export.merge import merge_checkpoint
 from runtimes.errors import UserError
 
@@ -224,6 +224,24 @@ def test_an_adapter_that_does_not_fit(ours: Path, tmp_path: Path) -> None:
     fails(ours, tmp_path, "IA3")
     (adapter / "adapter_config.json").unlink()
     fails(ours, tmp_path, "adapter_config.json")
+
+
+def test_an_adapter_finds_its_base_again(tiny: Checkpoint, tmp_path: Path) -> None:
+    adapter = tmp_path / "work" / "shop" / "adapter"
+    adapter.mkdir(parents=True)
+    (tmp_path / "bases" / "small").mkdir(parents=True)
+    base = copy_of(tiny, tmp_path / "bases" / "small" / "base")
+    assert name_of_base(base, adapter) == "../../../bases/small/base"
+    found = find_base(adapter, name_of_base(base, adapter))
+    assert found is not None and found.samefile(base)
+    shipped = MODELS / "seed" / "base"
+    assert name_of_base(shipped, adapter) == "seed/base"
+    assert find_base(adapter, "seed/base") == shipped
+    snapshot = tmp_path / "hub" / "models--google--small" / "snapshots" / "39ec"
+    assert name_of_base(snapshot, adapter) == str(snapshot)
+    assert find_base(adapter, "gone/base") is None
+    base.rename(adapter.parent / "base")
+    assert find_base(adapter, "gone/base") == adapter.resolve().parent / "base"
 
 
 def test_names_that_mean_nothing(tmp_path: Path) -> None:

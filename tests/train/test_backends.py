@@ -18,6 +18,7 @@ pytest.importorskip("peft", reason="peft is not installed")
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
 from export.base import Checkpoint  # noqa: E402
+from export.checkpoint import locate  # noqa: E402
 from export.merge import merge_checkpoint  # noqa: E402
 from router.cases import Case  # noqa: E402
 from router.render import user_turn  # noqa: E402
@@ -115,7 +116,7 @@ def test_both_start_at_the_same_loss_and_stay_together(packed: Path, trl: Path) 
     assert ours[-1]["validation"] < ours[0]["loss"] - 0.1, "nothing was learnt, so nothing was compared"
 
 
-def test_the_adapters_of_both_have_the_same_files_and_shapes(packed: Path, trl: Path) -> None:
+def test_the_adapters_of_both_have_the_same_files_and_shapes(tiny: Checkpoint, packed: Path, trl: Path) -> None:
     from safetensors.torch import load_file
 
     names = {"adapter_config.json", "adapter_model.safetensors", "loss.png", "log.jsonl", "training.json"}
@@ -127,6 +128,7 @@ def test_the_adapters_of_both_have_the_same_files_and_shapes(packed: Path, trl: 
     assert [r["config"].pop("backend") for r in records] == ["packed", "trl"]
     for key in ("toolset", "data", "config"):
         assert records[0][key] == records[1][key]
+    assert locate(packed / "adapter").base.samefile(tiny.folder), "an adapter leads to its base, wherever that lies"
     ours, theirs = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (packed, trl))
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
     settings = [json.loads((folder / "adapter" / "adapter_config.json").read_text()) for folder in (packed, trl)]

@@ -98,8 +98,8 @@ def test_the_stages_that_were_run_are_recorded(tmp_path: Path) -> None:
     assert (code["name"], code["text"], code["validation"]) == ("code", ["code"], 3.5)
     assert tools == {
         "name": "tools", "steps": 4, "learning_rate": 1e-3, "text": [], "weights": {"recipes": 0.5, "synthetic": 0.5},
-        "recipes": ["recipe.yaml"], "rows_per_step": 2, "row_tokens": 1280, "requests": 32, "swap": 0.5, "seed": 4, "step": 3,
-        "validation": 0.25, "pointing": 0.0, "embedding_rate": 1.0, "average": 0.0,
+        "recipes": ["recipe.yaml"], "rows_per_step": 2, "row_tokens": 1280, "requests": 32, "swap": 0.5, "seed": 4,
+        "step": 3, "validation": 0.25, "pointing": 0.0, "embedding_rate": 1.0, "average": 0.0,
     }  # fmt: skip
     assert record["vectors"] is None
     assert record["sources"] == {"clinc150": None}, "SNIPS is there, but no stage that was run drew on it"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.atomic import staged
+from export.checkpoint import name_of_base
 from runtimes.errors import UserError
 from train.loop import other_configuration
 from train.plot import plot_loss
@@ -126,8 +127,8 @@ def write_adapter(
 
 
 def save_peft(model: Any, base: Path, folder: Path) -> None:
-    """The adapter of a PEFT model as PEFT writes it, less its README; the base by name where it lies beside."""
-    model.peft_config["default"].base_model_name_or_path = str(base.name if (base.parent / "base") == base else base)
+    """The adapter of a PEFT model as PEFT writes it, less its README."""
+    model.peft_config["default"].base_model_name_or_path = name_of_base(base, folder)
     model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
 

@@ -45,6 +45,7 @@ def train(
         import mlx.core as mx
         from mlx.utils import tree_flatten
 
+        from export.checkpoint import name_of_base
         from train.backends.common import digest, write_adapter
         from train.backends.packed import packed_sets, with_steps
         from train.mlx_lora import adapt, batch, load, peft_config, peft_weights
@@ -69,9 +70,7 @@ def train(
 
         def save(target: Path) -> None:
             mx.save_safetensors(str(target / "adapter_model.safetensors"), peft_weights(net), metadata={"format": "pt"})
-            # In a model folder of ours the base lies beside the adapter; elsewhere its path tells more than its name.
-            name = str(base.name if (base.parent / "base") == base else base)
-            text = json.dumps(peft_config(base=name, **shape), indent=2)
+            text = json.dumps(peft_config(base=name_of_base(base, target), **shape), indent=2)
             (target / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
 
         return write_adapter(save, config, toolset, train, dev, folder, best)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from export.checkpoint import MODELS, Parts, count_parameters, count_weights, flat_config, read_json
+from export.checkpoint import MODELS, Parts, count_parameters, count_weights, find_base, flat_config, read_json
 from export.merge import inputs_sha256
 from runtimes.errors import UserError
 from train.card.accuracy import Accuracy, read_accuracy
@@ -214,9 +214,9 @@ def _base_beside(adapter: Path, problems: list[str]) -> Base:
     named = str(read_json(adapter / "adapter_config.json").get("base_model_name_or_path") or "")
     found = _SNAPSHOT.search(f"{Path(named).as_posix()}/")
     hub = f"{found[1]}/{found[2]}" if found else None
-    for path in (adapter / named, adapter.resolve().parent / named, Path(named), adapter.resolve().parent / "base"):
-        if named and (path / "config.json").is_file():
-            return _base(path, hub or path.name, problems, hub=hub)
+    path = find_base(adapter, named)
+    if path is not None:
+        return _base(path, hub or path.name, problems, hub=hub)
     if hub is None and _HUB.fullmatch(named):
         hub = named
     if hub is None:
