@@ -8,6 +8,7 @@
       clock: {kind: clock}                                          # "half past two" -> 14:30:00
       count: {kind: number, low: 1, high: 50}                       # "three" or "3" -> 3
       mass: {kind: number, low: 1, high: 90, places: 2}             # "4.25" -> 4.25
+      order: {kind: digits, train: ["^^-####"], test: ["#-^^"]}      # each # a digit, each ^ a capital letter
       code: {kind: verbatim, train: ["print({1: 2})"], test: [...]} # as it stands, braces and all
       to: {drop: [my, the], train: ["my {relation}"], test: [...]}  # "my boss" is said, "boss" meant
       todo: {open: 0.3, train: [buy milk], test: [...]}             # three in ten with other words (`openwords.py`)
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import random
 import re
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -39,6 +41,7 @@ MONTHS: Final = (
     "December",
 )  # fmt: skip
 _KINDS: Final = ("words", "digits", "verbatim", "date", "clock", "number")
+_CAPITALS: Final = string.ascii_uppercase
 _NUMBERS: Final = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
 )  # fmt: skip
@@ -98,7 +101,7 @@ class Slots:
         if slot.open and side == "train" and self._words is not None and rng.random() < slot.open:
             said = self._words.exchange(said, rng)
         if slot.kind == "digits":
-            said = re.sub("#", lambda _: str(rng.randrange(10)), said)
+            said = re.sub("[#^]", lambda m: str(rng.randrange(10)) if m[0] == "#" else rng.choice(_CAPITALS), said)
         if value is None:
             first, _, rest = said.partition(" ")
             value = rest if rest and first.lower() in slot.drop else said
