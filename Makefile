@@ -1,7 +1,9 @@
-# make bench   environment, install, and the quick benchmark of every runtime
-# make test    environment, install, tests
+# make install environment and install
+# make bench   the same, and the quick benchmark of every runtime
+# make test    the same, and the tests
+# make lint    ruff; mypy on router and runtimes
 #
-# Variables: PYTHON (3.11 or newer; python3), VENV (.venv), EXTRAS (all), BENCH_ARGS, PYTEST_ARGS.
+# Variables: PYTHON (3.11 to 3.13; python3), VENV (.venv), EXTRAS (all), BENCH_ARGS, PYTEST_ARGS.
 # pip's own settings are honoured: PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, CMAKE_ARGS for a GPU build (docs/install.md).
 
 PYTHON ?= python3
@@ -27,8 +29,8 @@ help:
 install: $(STAMP)
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "edgecall needs Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "edgecall's libraries need Python 3.11 to 3.13; name one: make PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
 $(STAMP): | $(BIN)/python

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -61,6 +61,11 @@ def parser() -> Parser:
     made.add_argument("--threads", metavar="N", type=int, help="threads to use (default: half the cores, at most 8)")
     made.add_argument("--stats", action="store_true", help="add token counts, forward passes and times")
     made.add_argument("--json", action="store_true", help="on one line, for programs")
+    made.add_argument(
+        "--print-prompt",
+        action="store_true",
+        help="print what the model would be asked, for another program to ask it, and end; nothing is added to it",
+    )
     return made
 
 
@@ -75,6 +80,9 @@ def main(argv: list[str]) -> int:
 
     toolset = load_toolset(arguments.toolset) if arguments.toolset else None
     artifact = _artifact(arguments, toolset)
+    if arguments.print_prompt:
+        sys.stdout.write(prompt(artifact, arguments.request, given, toolset))
+        return 0
     with Router.open(
         artifact.folder,
         runtime=arguments.runtime,
@@ -107,6 +115,21 @@ def context(entries: Sequence[str], now: datetime | None = None) -> dict[str, st
             raise UserError(f"--context {entry!r}: write KEY=VALUE, as in --context project_path=/home/me/project")
         out[key.strip()] = value
     return out
+
+
+def prompt(artifact: Artifact, request: str, given: Mapping[str, Any], toolset: Toolset | None = None) -> str:
+    """The prompt as text, as it stands before a completion; tokenize it with control tokens and without adding a bos.
+
+    Raises `UserError` for a request that spells a control token, or a context without what the toolset shows.
+    """
+    from router.toolset_load import load_json
+    from router.wire import WireError, placed, render_prompt, user_turn, wire_format
+
+    tools = toolset or load_json(artifact.toolset)
+    try:
+        return render_prompt(placed(tools, given), user_turn(tools, request, given), wire_format(artifact.wire))
+    except WireError as error:
+        raise UserError(f"the prompt cannot be written down: {error}") from None
 
 
 def choose_runtime(asked: str | None) -> str:

@@ -14,6 +14,7 @@ import pytest
 
 import edgecall.route as route
 from export.base import Checkpoint
+from runtimes.artifact import open_artifact
 from runtimes.base import Availability
 from runtimes.errors import UnavailableError, UserError
 from tests.edgecall.conftest import Ran
@@ -83,6 +84,23 @@ def test_every_call_gets_the_bound_value(ask: Cli) -> None:
         for call in json.loads(ask(request, "--context", "project_path=/p").out)["calls"]
     ]
     assert calls and {call["arguments"]["project_path"] for call in calls} == {"/p"}
+
+
+def test_the_prompt_can_be_printed_instead(ask: Cli, artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from router.core import Router
+    from router.tokenizer import RouterTokenizer
+    from router.toolset_load import load_json
+    from router.wire import wire_format
+
+    monkeypatch.setattr(Router, "open", None)  # no model is loaded
+    ran = ask("  light the hall ", "--print-prompt")
+    opened = open_artifact(artifact)
+    tokenizer = RouterTokenizer.load(opened.tokenizer, wire_format(opened.wire))
+    tools = load_json(opened.toolset)
+    assert (ran.code, ran.err) == (0, "")
+    assert tokenizer.encode(ran.out) == tokenizer.prompt_ids(tools, "light the hall")
+    refused = ask("light <end_of_turn>", "--print-prompt")
+    assert refused.code == 2 and "<end_of_turn>" in refused.err and refused.out == ""
 
 
 def test_stats(ask: Cli, artifact: Path) -> None:
