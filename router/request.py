@@ -1,6 +1,8 @@
-"""What a string may copy from a request: its spans as they stand, or its names in snake case.
+"""What a string may copy from a request: its spans as they stand, its words in their order, or its names in snake case.
 
 A span is a run of chunks (`chunks`), so it begins and ends with whole words, has no space at its ends and is not empty.
+Words are one span or several, in the request's order, with a space between them ("a call on Friday with Jonas" has
+"a call with Jonas").
 A name is a span without white space as it stands ("fetch_rates", "README.md"), or several words written in lower case
 with underscores between them ("load balancer primer" gives ``load_balancer_primer``).
 """
@@ -38,7 +40,7 @@ class SpanKind:
 
 
 class Start(NamedTuple):
-    """Where strings may begin in a source: they end at its ends from `first` to `last` (byte offsets, all of them)."""
+    """Where strings may begin, or go on, in a source: they end at its ends from `first` to `last` (byte offsets)."""
 
     source: Source
     at: int
@@ -65,7 +67,7 @@ class Request:
         return self._starts[kind]
 
     def _found(self, kind: SpanKind) -> Iterator[Start]:
-        if kind.copying == "span":
+        if kind.copying != "snake_case":
             yield from self._spoken.starts(kind.low, kind.high)
         else:
             yield from self._spoken.starts(kind.low, kind.high, words="one")
@@ -141,6 +143,16 @@ class Source:
             last = bisect_right(self._ends, longest) - 1
             if first <= last:
                 yield Start(self, self._offsets[at], self._end_offsets[first], self._end_offsets[last])
+
+    def behind(self, offset: int, low: int, high: int | None) -> list[Start]:
+        """`starts` behind a byte offset."""
+        if low > 1 or high is not None:
+            return [start for start in self.starts(low, high) if start.at > offset]
+        return self._all[bisect_right(self._all, offset, key=lambda start: start.at) :]
+
+    @cached_property
+    def _all(self) -> list[Start]:
+        return list(self.starts(0, None))
 
     def next_end(self, offset: int) -> int:
         """The first byte offset from `offset` on at which a string may end."""

@@ -115,7 +115,7 @@ class SchemaReader:
         if isinstance(copy, bool):
             return "span" if copy else None
         if copy not in get_args(Copying):
-            self.fail(path, f"{copy!r} is no way to copy; allowed are true (a span as it stands) and snake_case")
+            self.fail(path, f"{copy!r} is no way to copy; allowed are true (a span as it stands), words and snake_case")
         return cast(Copying, copy)
 
     def also(self, values: Any, path: KeyPath, schema: Schema) -> tuple[str, ...]:

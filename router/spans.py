@@ -25,6 +25,8 @@ class SpanWalk:
     def __init__(self, request: Request, kind: SpanKind, tokenizer: RouterTokenizer) -> None:
         self.finished = False
         self._tokenizer = tokenizer
+        self._kind = kind
+        self._leaps = kind.copying == "words"
         self._escape = tokenizer.control_id("escape")
         self._done = b""
         self._ids: list[int] = []
@@ -39,28 +41,29 @@ class SpanWalk:
 
     def _options(self) -> dict[int, bytes]:
         found: dict[int, bytes] = {}
-        size = len(self._done)
-        for start in self._alive:
-            at = start.at + size
-            if self._may_end(start):
+        for place in self._alive:
+            if self._may_end(place):
                 found[self._escape] = b""
-            if at < start.last:
-                found.update(self._pieces(start, at))
+            if place.at < place.last:
+                found.update(self._pieces(place))
+            for further in self._onward(place, self._done):
+                found.update(self._pieces(further, b" "))
         return found
 
     def forced(self) -> list[int]:
         """The tokens about which no span leaves a choice, spelled as the tokenizer spells whole strings."""
-        size = len(self._done)
-        if any(self._may_end(s) for s in self._alive):
-            return [] if any(s.at + size < s.last for s in self._alive) else [self._escape]
-        if len({s.source.data[s.at + size] for s in self._alive}) != 1:
-            return []
-        first, *others = (self._tokenizer.encode_text(text) for text in self._following())
-        for ids in others:
-            first = first[: _common(first, ids)]
-        known = len(self._ids)
-        if first[:known] == self._ids and len(first) > known:
-            return first[known:]
+        onward = any(p.at < p.last or self._onward(p, self._done) for p in self._alive)
+        if any(self._may_end(p) for p in self._alive):
+            return [] if onward else [self._escape]
+        if len({p.source.data[p.at] for p in self._alive}) == 1 and not any(
+            self._onward(p, self._done) for p in self._alive
+        ):
+            first, *others = (self._tokenizer.encode_text(text) for text in self._following())
+            for ids in others:
+                first = first[: _common(first, ids)]
+            known = len(self._ids)
+            if first[:known] == self._ids and len(first) > known:
+                return first[known:]
         options = list(self.options())
         return options if len(options) == 1 else []
 
@@ -78,13 +81,12 @@ class SpanWalk:
     def likely(self) -> int | None:
         """The token with which the first of the living spans goes on; None where it ends."""
         known = len(self._ids)
-        start = self._alive[0]
-        source, end = start.source, start.at + len(self._done)
-        number = source.boundary(end)
-        if end >= start.last or number is None:
+        place = self._alive[0]
+        source, number = place.source, place.source.boundary(place.at)
+        if place.at >= place.last or number is None:
             return None
-        further = min(source.offset(number + PIECE), start.last)
-        ids = self._tokenizer.encode_text(source.data[start.at : further].decode())
+        further = min(source.offset(number + PIECE), place.last)
+        ids = self._tokenizer.encode_text((self._done + source.data[place.at : further]).decode())
         return ids[known] if ids[:known] == self._ids and len(ids) > known else None
 
     def allows(self, token: int) -> bool:
@@ -99,11 +101,12 @@ class SpanWalk:
         if token == self._escape:
             self.finished = True
             return True
+        self._alive = list(
+            {(id(p.source), p.at): p for q in self._alive for p in self._moved(q, added, self._done)}.values()
+        )
         self._ids.append(token)
         self._done += added
         self._found = None
-        size = len(self._done)
-        self._alive = [s for s in self._alive if s.at + size <= s.last and s.source.data.startswith(self._done, s.at)]
         return True
 
     def _adds(self, token: int) -> bytes | None:
@@ -116,53 +119,71 @@ class SpanWalk:
         if _BYTE.fullmatch(spelling):
             return self.options().get(token)
         piece = str(spelling).replace("\u2581", " ").encode()
-        size = len(self._done)
-        for s in self._alive:
-            if s.at + size + len(piece) <= s.last and s.source.data.startswith(piece, s.at + size):
-                return piece
-        return None
+        return piece if any(True for place in self._alive for _ in self._moved(place, piece, self._done)) else None
 
-    def _may_end(self, start: Start) -> bool:
-        at = start.at + len(self._done)
-        return start.first <= at <= start.last and at in start.source.ends
+    def _may_end(self, place: Start) -> bool:
+        return place.first <= place.at <= place.last and place.at in place.source.ends
+
+    def _moved(self, place: Start, piece: bytes, done: bytes) -> Iterator[Start]:
+        """Where a string may stand that is `done` and stands at `place`, once `piece` is written behind it."""
+        data = place.source.data
+        if place.at + len(piece) <= place.last and data.startswith(piece, place.at):
+            yield place._replace(at=place.at + len(piece))
+        if self._leaps and b" " in piece:
+            word, space, rest = piece.partition(b" ")
+            if data.startswith(word, place.at):
+                for further in self._onward(place._replace(at=place.at + len(word)), done + word):
+                    yield from self._moved(further, rest, done + word + space)
+
+    def _onward(self, place: Start, done: bytes) -> list[Start]:
+        """Where words go on behind a space, once a string is `done` and stands at `place`."""
+        if not self._leaps or place.at > place.last or place.at not in place.source.ends:
+            return []
+        if not done or done.endswith(b" "):
+            return []
+        low, high = self._kind.low, self._kind.high
+        if low > 1 or high is not None:
+            written = len(done.decode()) + 1
+            low, high = low - written, None if high is None else high - written
+        return place.source.behind(place.at, low, high)
 
     def _following(self) -> list[str]:
-        """The strings that may stand here once all that the living starts agree on is written.
+        """The strings that may stand here once all that the living places agree on is written.
 
-        Each living start gives the string that ends where it first may, and one that goes on for some characters: what
+        Each living place gives the string that ends where it first may, and one that goes on for some characters: what
         all their spellings begin with is spelled so in every span.
         """
         texts = []
-        for start in self._alive:
-            source = start.source
-            at = start.at + len(self._done)
-            end = source.next_end(max(at, start.first))
-            texts.append(source.data[start.at : end].decode())
+        for place in self._alive:
+            source = place.source
+            end = source.next_end(place.at if self._leaps else max(place.at, place.first))
+            texts.append(self._done + source.data[place.at : end])
             number = source.boundary(end)
-            if end < start.last and number is not None:
-                further = min(source.offset(number + PIECE), start.last)
-                texts.append(source.data[start.at : further].decode())
-        return list(dict.fromkeys(texts))
+            if end < place.last and number is not None:
+                further = min(source.offset(number + PIECE), place.last)
+                texts.append(self._done + source.data[place.at : further])
+        return list(dict.fromkeys(text.decode() for text in texts))
 
-    def _pieces(self, start: Start, at: int) -> Iterator[tuple[int, bytes]]:
-        """The tokens that spell a source on from byte `at`, as far as the strings from `start` may go."""
-        source, raw = start.source, self._tokenizer.raw
-        number = source.boundary(at)
+    def _pieces(self, place: Start, before: bytes = b"") -> Iterator[tuple[int, bytes]]:
+        """The tokens that spell `before` and a source on from `place`, as far as its string may go."""
+        source, raw = place.source, self._tokenizer.raw
+        number = source.boundary(place.at)
         whole = False
         if number is not None:
-            for length in range(1, PIECE + 1):
+            for length in range(0 if before else 1, PIECE + 1 - len(before)):
                 end = source.offset(number + length)
-                if end > start.last or (length > 1 and end == source.offset(number + length - 1)):
+                if end > place.last or (length > 1 and end == source.offset(number + length - 1)):
                     break
-                piece = source.data[at:end]
+                piece = before + source.data[place.at : end]
                 token = raw.token_to_id(piece.decode().replace(" ", "\u2581"))
                 if token is not None and token not in self._tokenizer.special_ids:
-                    whole = whole or length == 1
+                    whole = whole or length == 1 or bool(before)
                     yield token, piece
         if not whole:
-            token = raw.token_to_id(f"<0x{source.data[at]:02X}>")
+            byte = (before or source.data[place.at :])[:1]
+            token = raw.token_to_id(f"<0x{byte[0]:02X}>")
             if token is not None:
-                yield token, source.data[at : at + 1]
+                yield token, byte
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, Final, Literal
 
 SchemaType = Literal["string", "integer", "number", "boolean", "array", "object"]
-Copying = Literal["span", "snake_case"]
+Copying = Literal["span", "words", "snake_case"]
 
 DEFAULT_INSTRUCTION: Final = "You are a model that can do function calling with the following functions"
 """The developer turn's sentence that FunctionGemma was trained with."""
@@ -64,8 +64,9 @@ class Schema:
     """Objects only: how many keys there may be, declared and further ones."""
     default: Any = MISSING
     copy: Copying | None = None
-    """Strings only: ``span`` (``copy: true``) for a span of the request as it stands; ``snake_case`` for a name, which
-    is a span without white space as it stands, or several words in lower case with underscores between them."""
+    """Strings only: ``span`` (``copy: true``) for a span of the request as it stands; ``words`` for words of the
+    request in their order, of which some between may be left out; ``snake_case`` for a name, which is a span without
+    white space as it stands, or several words in lower case with underscores between them."""
     also: tuple[str, ...] = ()
     """Copied strings only: values that may stand although the request does not have them."""
     bind: str | None = None

@@ -37,7 +37,7 @@ def strings(draw: st.DrawFn, kind: str, bounded: bool) -> dict[str, Any]:
         case "pattern":
             out["pattern"] = draw(st.sampled_from(PATTERNS))
         case "copy":
-            out["copy"] = True
+            out["copy"] = draw(st.sampled_from([True, "words"]))
             if draw(st.booleans()):
                 out |= draw(st.sampled_from([{"maxLength": 7}, {"minLength": 12}, {"minLength": 1}]))
         case "free" if bounded or draw(st.booleans()):
@@ -154,7 +154,7 @@ def number_values(schema: Schema) -> st.SearchStrategy[float]:
 def string_values(schema: Schema) -> st.SearchStrategy[str]:
     low, high = schema.min_length or 0, schema.max_length
     if schema.copy:
-        offered = names(REQUEST) if schema.copy == "snake_case" else spans(REQUEST)
+        offered = {"span": spans, "words": some_words, "snake_case": names}[schema.copy](REQUEST)
         fits = [span for span in (*offered, *schema.also) if low <= len(span) <= (math.inf if high is None else high)]
         return st.sampled_from(fits)
     if schema.pattern is not None:
@@ -177,6 +177,30 @@ def spans(request: str) -> list[str]:
     pieces = list(chunks(request))
     runs = {"".join(pieces[i:j]) for i in range(len(pieces)) for j in range(i + 1, len(pieces) + 1)}
     return sorted(run for run in runs if run == run.strip() and _fine(run))
+
+
+def some_words(request: str) -> list[str]:
+    """The spans of a request, and pairs of its chunks that have something between them."""
+    pieces = list(chunks(request))
+    pairs = (f"{a} {b}" for i, a in enumerate(pieces) for b in pieces[i + 2 :] if not (a + b).isspace())
+    return sorted({*spans(request), *(pair for pair in pairs if pair == pair.strip() and _fine(pair))})
+
+
+def of_words(text: str, request: str) -> bool:
+    """Whether `text` is words of a request in their order, the slow way."""
+    pieces = list(chunks(request))
+
+    def made(rest: str, at: int) -> bool:
+        for i in range(at, len(pieces)):
+            for j in range(i + 1, len(pieces) + 1):
+                run = "".join(pieces[i:j])
+                if run == run.strip() and (
+                    rest == run or (rest.startswith(f"{run} ") and made(rest[len(run) + 1 :], j + 1))
+                ):
+                    return True
+        return False
+
+    return made(text, 0) and _fine(text)
 
 
 def names(request: str) -> list[str]:

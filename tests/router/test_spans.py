@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from router.request import Request, SpanKind, chunks
 from router.spans import SpanWalk
 from router.tokenizer import RouterTokenizer
-from tests.router.decodable import REQUEST, names, spans
+from tests.router.decodable import REQUEST, names, of_words, some_words, spans
 
 quick = settings(deadline=None, max_examples=80)
 REQUESTS = [
@@ -61,6 +61,47 @@ def test_only_spans_come_out(tokenizer: RouterTokenizer, text: str, seed: int) -
     assert bool(starts) == bool(allowed)
     if allowed:
         assert walk(tokenizer, text, SpanKind(), random.Random(seed)) in allowed
+
+
+@quick
+@given(text=requests, low=st.integers(0, 9), more=st.none() | st.integers(0, 9), seed=st.integers(0, 99))
+def test_only_words_in_their_order_come_out(
+    tokenizer: RouterTokenizer, text: str, low: int, more: int | None, seed: int
+) -> None:
+    kind = SpanKind(low, None if more is None else low + more, "words")
+    if Request(text, tokenizer.wire).starts(kind):
+        found = walk(tokenizer, text, kind, random.Random(seed))
+        assert of_words(found, text)
+        assert low <= len(found) and (kind.high is None or len(found) <= kind.high)
+
+
+@quick
+@given(text=requests, data=st.data())
+def test_all_words_in_their_order_can_come_out(tokenizer: RouterTokenizer, text: str, data: st.DataObject) -> None:
+    """Walking towards words as the tokenizer spells them is never refused, and what is forced is spelled so."""
+    allowed = some_words(text)
+    if not allowed:
+        return
+    want = [*tokenizer.encode_text(data.draw(st.sampled_from(allowed))), tokenizer.control_id("escape")]
+    state = SpanWalk(Request(text, tokenizer.wire), SpanKind(copying="words"), tokenizer)
+    done = 0
+    while not state.finished:
+        for token in state.forced() or [want[done]]:
+            assert token == want[done]
+            assert state.accept(token)
+            done += 1
+    assert done == len(want)
+
+
+def test_words_between_may_be_left_out_but_none_changed_or_moved(tokenizer: RouterTokenizer) -> None:
+    text = "put a call on friday with Jonas in my calendar"
+
+    def takes(string: str) -> bool:
+        state = SpanWalk(Request(text, tokenizer.wire), SpanKind(copying="words"), tokenizer)
+        return all(state.accept(t) for t in (*tokenizer.encode_text(string), tokenizer.control_id("escape")))
+
+    assert all(takes(string) for string in ("call with Jonas", "a call", "put in my calendar", "call calendar"))
+    assert not any(takes(string) for string in ("Jonas call", "call with Jon", "cal Jonas", "call  with", "a friend"))
 
 
 @quick

@@ -166,7 +166,7 @@ def _as_it_stands(call: Call, user: str, toolset: Toolset, split: Split) -> Call
     arguments = dict(call.arguments)
     for key, value in arguments.items():
         schema = tool.visible[key] if tool else None
-        if schema and schema.copy == "span" and (split != "test" or not schema.case_insensitive):
+        if schema and schema.copy in ("span", "words") and (split != "test" or not schema.case_insensitive):
             found = re.search(rf"(?<!\w){re.escape(str(value))}(?!\w)", user, re.IGNORECASE)
             if found and str(value) not in user:
                 arguments[key] = found.group()
