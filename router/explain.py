@@ -25,7 +25,9 @@ class Where:
 
     def error(self, path: KeyPath, message: str) -> ToolsetError:
         """The error at a key path; the line is the nearest known one."""
-        return ToolsetError(f"{self.place(path)}: {spell(path)}: {message}" if path else f"{self.place(path)}: {message}")
+        return ToolsetError(
+            f"{self.place(path)}: {spell(path)}: {message}" if path else f"{self.place(path)}: {message}"
+        )
 
     def place(self, path: KeyPath) -> str:
         """``source:line`` of a key path, or of the nearest one above it whose line is known."""

@@ -106,7 +106,12 @@ def from_functions(
 
 
 def read_yaml(
-    text: str, source: str, *, needs: str = "a toolset needs a name and tools", keys: Scalars = str, most: int = MAX_NODES
+    text: str,
+    source: str,
+    *,
+    needs: str = "a toolset needs a name and tools",
+    keys: Scalars = str,
+    most: int = MAX_NODES,
 ) -> tuple[Any, dict[KeyPath, int]]:
     """The data of a YAML document and the line of every key path. Only JSON's types pass; no key may come twice.
 

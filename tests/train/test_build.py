@@ -97,7 +97,9 @@ def test_a_template_of_the_test_side_stops_a_build(tmp_path: Path, strict: bool)
     recipe = load_recipe(small_recipe(tmp_path, patterns=ways, several=None, strict=strict))
     (pattern,) = recipe.patterns
     both = {"train": pattern.templates["train"], "test": pattern.templates["test"] + pattern.templates["train"][1:]}
-    held = replace(pattern, name="held", weight={"train": 0.0, "test": 0.0}, templates=both)  # never drawn, held all the same
+    held = replace(
+        pattern, name="held", weight={"train": 0.0, "test": 0.0}, templates=both
+    )  # never drawn, held all the same
     with pytest.raises(UserError, match=r"training rows have a template .* \(template '\(fade\|mute\) \{room\}' of"):
         build_data(replace(recipe, patterns=(pattern, held)), tmp_path / "out", [])
     assert not (tmp_path / "out").exists()
@@ -106,7 +108,9 @@ def test_a_template_of_the_test_side_stops_a_build(tmp_path: Path, strict: bool)
 def test_the_report_counts_what_training_gives_away(tmp_path: Path) -> None:
     ways = patterns(["please (light|dim) the {room} now and keep it so", "light {room}"], ["make {room} shine"])
     slots = {"room": {"kind": "digits", "train": ["den ##"], "test": ["east den ##"]}}
-    path = small_recipe(tmp_path, patterns=ways, slots=slots, several=None, strict=False, rows=dict.fromkeys(SPLITS, 60))
+    path = small_recipe(
+        tmp_path, patterns=ways, slots=slots, several=None, strict=False, rows=dict.fromkeys(SPLITS, 60)
+    )
     against = tmp_path / "against.jsonl"
     against.write_text(json.dumps(Case("a", "now please light the den 12 and keep it so").to_dict()) + "\n")
     report = build_data(load_recipe(path), tmp_path / "out", [against])
@@ -134,7 +138,12 @@ def test_a_validation_request_is_not_trained_on(tmp_path: Path) -> None:
 
 def test_half_of_a_joined_request_may_not_have_a_held_out_template() -> None:
     held = HeldOut(templates={"sum {a} + {b}": "pattern p"})
-    for template in ("q: get {x} + p: sum {a} + {b}", "q: get {x} + p: sum {a} + {b} + r: go", "p: sum {a} + {b} + q: get {x}", "r: sum {a} + {b}"):
+    for template in (
+        "q: get {x} + p: sum {a} + {b}",
+        "q: get {x} + p: sum {a} + {b} + r: go",
+        "p: sum {a} + {b} + q: get {x}",
+        "r: sum {a} + {b}",
+    ):
         leak = held.leak(Case("t", "text", template=template))
         assert leak is not None and (leak.kind, leak.test_id) == ("template", "pattern p")
     assert held.leak(Case("t", "text", template="q: sum {a}")) is None

@@ -153,7 +153,7 @@ def stream_cases(path: Path) -> Iterator[tuple[str, Case]]:
 
 
 def check_case(place: str, case: Case, toolset: Toolset) -> None:
-    """Raises `UserError` with the `place` of a case whose calls the toolset does not allow: their number, or one of them."""
+    """Raises `UserError` with the `place` of a case whose calls the toolset does not allow, one of them or so many."""
     if len(case.calls) > toolset.max_calls:
         more = f"{len(case.calls)} calls, where toolset {toolset.name} allows {toolset.max_calls} (its max_calls)"
         raise UserError(f"{place}: {case.id}: {more}; mend the case, or the toolset")

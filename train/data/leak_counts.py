@@ -20,7 +20,7 @@ from train.data.leakage import bare, normalised
 
 KINDS: Final = ("exact", "normalised", "near", "template", "wording")
 REQUESTS: Final = KINDS[:3]
-"""The kinds that requests alone show. The validation split has the training side's templates, so that only these count."""
+"""The kinds that requests alone show: the only ones to count for a validation split, which has training's templates."""
 EXAMPLES: Final = 5
 """Leaks of a kind that are written out."""
 

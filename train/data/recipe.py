@@ -28,8 +28,8 @@ Split = Literal["train", "dev", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "dev", "test")
 
 _KEYS: Final = (
-    "toolset", "seed", "strict", "rows", "noise", "several", "hard", "context", "shared", "open_words", "macros", "types",
-    "modifiers", "words", "slots", "patterns", "corpora",
+    "toolset", "seed", "strict", "rows", "noise", "several", "hard", "context", "shared", "open_words", "macros",
+    "types", "modifiers", "words", "slots", "patterns", "corpora",
 )  # fmt: skip
 _PATTERN: Final = ("name", "weight", "call", "calls", "arguments", "modifiers", "types", "bucket", "train", "test")
 
@@ -236,7 +236,9 @@ def _several(data: Any) -> Several:
     return Several(
         number(data["share"], "several: share", "several", "share", most=1),
         frozenset(texts(data["patterns"], "several: patterns", "several", "patterns")),
-        _some(texts(data["joiners"], "several: joiners", "several", "joiners"), "several: joiners", "several", "joiners"),
+        _some(
+            texts(data["joiners"], "several: joiners", "several", "joiners"), "several: joiners", "several", "joiners"
+        ),
         tuple(calls),
     )
 
@@ -277,7 +279,9 @@ def _pattern(data: Mapping[str, Any], n: int, where: Where) -> Pattern:
         if weight[side] and not templates[side]:
             raise Fault(f"{what}: no template under {side!r}; list some, or give it the weight 0 there", *keys, side)
     types = texts(p.get("types", list(data.get("types", {}))), f"{what}: types", *keys, "types")
-    return Pattern(p["name"], weight, _calls_of(p, what, *keys), dict(modifiers), types, p.get("bucket", "easy"), templates)
+    return Pattern(
+        p["name"], weight, _calls_of(p, what, *keys), dict(modifiers), types, p.get("bucket", "easy"), templates
+    )
 
 
 def _templates(data: Any, what: str, where: Where, *keys: str | int) -> tuple[Template, ...]:
@@ -317,7 +321,9 @@ def _call(data: Any, what: str, *keys: str | int) -> tuple[str, dict[str, Any]]:
 def _opened(recipe: Recipe, path: Path) -> Recipe:
     """The recipe with words for what is open: none that templates say, none that the test side fills in."""
     frames = [group.frames for group in recipe.hard.groups] if recipe.hard else []
-    said = [t.text for sides in (*(p.templates for p in recipe.patterns), *frames) for side in sides.values() for t in side]
+    said = [
+        t.text for sides in (*(p.templates for p in recipe.patterns), *frames) for side in sides.values() for t in side
+    ]
     around = [said, recipe.macros.values(), [str(recipe.types), str(recipe.modifiers)]]
     held = [recipe.slots.said_on("test"), recipe.words["test"].listed(recipe.shared) if "test" in recipe.words else []]
     words = OpenWords.read(path, (str(text) for texts in (*around, *held) for text in texts))

@@ -120,7 +120,7 @@ def _slots(recipe: Recipe) -> None:
                 known = [f"{{{s}}}" for s in recipe.slots.names()]
                 raise Fault(f"slots: {name}: no slot {{{inner}}}{nearest(f'{{{inner}}}', known)}", "slots", name)
         if recipe.slots.kind(name) == "date" and "date" not in recipe.toolset.shown:
-            text = f"slots: {name}: dates are counted from the context's, which toolset {recipe.toolset.name} does not show"
+            text = f"slots: {name}: dates are counted from the context's, and toolset {recipe.toolset.name} shows none"
             raise Fault(f"{text} (show_context: [date])", "slots", name)
     for side in SIDES:
         held = {name: [_names(INNER, way) for way in recipe.slots.ways(name, side)] for name in recipe.slots.names()}
@@ -170,7 +170,11 @@ def _pattern(recipe: Recipe, n: int, pattern: Pattern) -> None:
             for t, template in enumerate(pattern.templates[side]):
                 _arguments(recipe, tool, template.override, said, what, *keys, side, t)
                 _kinds(recipe, pattern, template, what, *keys, side, t)
-                given = {*arguments, *template.override, *(recipe.modifiers[g]["argument"] for g in pattern.modifiers.values())}
+                given = {
+                    *arguments,
+                    *template.override,
+                    *(recipe.modifiers[g]["argument"] for g in pattern.modifiers.values()),
+                }
                 if lacking := [name for name in tool.required if name not in given]:
                     raise Fault(f"{what}: {tool.name} requires {lacking[0]!r}, which has no argument", *keys, side, t)
 
@@ -238,9 +242,7 @@ def _known(recipe: Recipe, pattern: Pattern | None, side: Side) -> set[str]:
     return known
 
 
-def _template(
-    recipe: Recipe, template: Template, known: set[str], side: Side, what: str, *keys: str | int
-) -> set[str]:
+def _template(recipe: Recipe, template: Template, known: set[str], side: Side, what: str, *keys: str | int) -> set[str]:
     """Checks a template's macros, slots and brackets; the slots that it says."""
     _balanced(template.text, what, *keys)
     macros = set(MACRO.findall(template.text))
@@ -269,7 +271,7 @@ def _no_macro(what: str, name: str, recipe: Recipe) -> str:
 
 
 def _balanced(text: str, what: str, *keys: str | int) -> None:
-    """Raises where brackets are open or braces hold no slot's name. A ``|`` outside of brackets is text (``ls | wc``)."""
+    """Raises where brackets are open or braces hold no slot's name. A ``|`` outside of brackets is text."""
     rest = without_choices(text)
     while (fewer := re.sub(r"\([^()]*\)", "", rest)) != rest:
         rest = fewer
@@ -316,7 +318,9 @@ def _hard(recipe: Recipe, names: set[str]) -> None:
                     if frame.text.count(f"{{{slot}}}") > 1:
                         raise Fault(f"hard: {{{slot}}} stands there more than once", *keys, side, t)
                 if f"{{{THIS}}}" not in without_choices(frame.text):
-                    raise Fault(f"hard: a frame needs {{{THIS}}}, the request that is meant, outside choices", *keys, side, t)
+                    raise Fault(
+                        f"hard: a frame needs {{{THIS}}}, the request that is meant, outside choices", *keys, side, t
+                    )
 
 
 def _sides(recipe: Recipe) -> None:
@@ -333,7 +337,9 @@ def _sides(recipe: Recipe) -> None:
             raise Fault(f"template {text!r} is in train and in test; the sides need templates of their own", *keys)
     for what, keys, train, test in _lists(recipe):
         if both := in_both(train, test):
-            raise Fault(f"{what}: {both!r} is in train and in test; they must differ, or be named under 'shared'", *keys)
+            raise Fault(
+                f"{what}: {both!r} is in train and in test; they must differ, or be named under 'shared'", *keys
+            )
 
 
 def _lists(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...], Iterable[str], Iterable[str]]]:

@@ -1,4 +1,4 @@
-"""What a recipe's file must hold, entry by entry: the right keys, the right kinds, and otherwise one line that says so."""
+"""What a recipe's file must hold, entry by entry: keys and kinds, and otherwise one line that says what is wrong."""
 
 from __future__ import annotations
 

@@ -246,8 +246,8 @@ def _as_it_stands(call: Call, user: str, toolset: Toolset, split: Split) -> Call
 def _resolve(value: Any, given: Mapping[str, Any]) -> Any:
     """An argument's value; None where its slot was not said.
 
-    ``{x}`` is what slot `x` means, ``{x|y}`` what the first of them that was said means, ``{context.key}`` a value of the
-    request's context; text around slots makes a string of them, ``{x=default}`` names one's default there.
+    ``{x}`` is what slot `x` means, ``{x|y}`` what the first of them that was said means, ``{context.key}`` a value of
+    the request's context; text around slots makes a string of them, ``{x=default}`` names one's default there.
     """
     if isinstance(value, dict):
         return {k: v for k, v in ((k, _resolve(v, given)) for k, v in value.items()) if v is not None}
