@@ -140,6 +140,8 @@ def read_yaml(
 
 @dataclass(frozen=True)
 class _Reader:
+    """Makes plain data of nodes, and takes down the line of each."""
+
     loader: yaml.SafeLoader
     lines: dict[KeyPath, int]
     source: str
@@ -157,9 +159,12 @@ class _Reader:
         if isinstance(node, yaml.MappingNode):
             out: dict[Any, Any] = {}
             for key_node, value_node in node.value:
-                key = _scalar(self.loader, key_node, self.source) if isinstance(key_node, yaml.ScalarNode) else None
+                key: Any = (
+                    _scalar(self.loader, key_node, self.source) if isinstance(key_node, yaml.ScalarNode) else None
+                )
                 at = key_node.start_mark.line + 1
-                if not isinstance(key, self.keys):
+                allowed: bool = isinstance(key, self.keys)
+                if not allowed:
                     raise ToolsetError(f"{self.source}:{at}: the key {_source(key_node)} is not a string; quote it")
                 if key in out:
                     raise ToolsetError(f"{self.source}:{at}: the key {key!r} is given twice")
