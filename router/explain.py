@@ -25,9 +25,14 @@ class Where:
 
     def error(self, path: KeyPath, message: str) -> ToolsetError:
         """The error at a key path; the line is the nearest known one."""
+        return ToolsetError(
+            f"{self.place(path)}: {spell(path)}: {message}" if path else f"{self.place(path)}: {message}"
+        )
+
+    def place(self, path: KeyPath) -> str:
+        """``source:line`` of a key path, or of the nearest one above it whose line is known."""
         line = next((self.lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in self.lines), None)
-        place = f"{self.source}:{line}" if line is not None else self.source
-        return ToolsetError(f"{place}: {spell(path)}: {message}" if path else f"{place}: {message}")
+        return f"{self.source}:{line}" if line is not None else self.source
 
 
 def spell(path: KeyPath) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_NODES: Final = 20_000
 """Values in one file; aliases of aliases multiply."""
+Scalars = type | tuple[type, ...]
 
 
 def load_toolset(name_or_path: str | Path) -> Toolset:
@@ -103,17 +105,28 @@ def from_functions(
     )  # fmt: skip
 
 
-def read_yaml(text: str, source: str) -> tuple[Any, dict[KeyPath, int]]:
-    """The data of a YAML document and the line of every key path. Only JSON's types pass; no key may come twice."""
+def read_yaml(
+    text: str,
+    source: str,
+    *,
+    needs: str = "a toolset needs a name and tools",
+    keys: Scalars = str,
+    most: int = MAX_NODES,
+) -> tuple[Any, dict[KeyPath, int]]:
+    """The data of a YAML document and the line of every key path. Only JSON's types pass; no key may come twice.
+
+    `needs` is said of an empty document; `keys` are the types that keys may have; `most` the values that it may hold.
+    Raises `ToolsetError` with `source` and line.
+    """
     import yaml
 
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
-            raise ToolsetError(f"{source}: is empty; a toolset needs a name and tools")
+            raise ToolsetError(f"{source}: is empty; {needs}")
         lines: dict[KeyPath, int] = {}
-        return _plain(loader, node, (), lines, source), lines
+        return _Reader(loader, lines, source, keys, most).plain(node, ()), lines
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
@@ -125,32 +138,45 @@ def read_yaml(text: str, source: str) -> tuple[Any, dict[KeyPath, int]]:
         raise ToolsetError(f"{source}: not YAML: {reason}") from None
 
 
-def _plain(loader: yaml.SafeLoader, node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], source: str) -> Any:
-    import yaml
+@dataclass(frozen=True)
+class _Reader:
+    """Makes plain data of nodes, and takes down the line of each."""
 
-    line = node.start_mark.line + 1
-    lines.setdefault(path, line)
-    where = Where(source, lines)
-    if len(lines) > MAX_NODES or len(path) > 64:
-        raise where.error((), f"holds more than {MAX_NODES} values or is nested too deep (aliases multiply)")
-    if isinstance(node, yaml.MappingNode):
-        out: dict[Any, Any] = {}
-        for key_node, value_node in node.value:
-            key = _scalar(loader, key_node, source) if isinstance(key_node, yaml.ScalarNode) else None
-            at = key_node.start_mark.line + 1
-            if not isinstance(key, str):
-                raise ToolsetError(f"{source}:{at}: the key {_source(key_node)} is not a string; quote it")
-            if key in out:
-                raise ToolsetError(f"{source}:{at}: the key {key!r} is given twice")
-            lines[(*path, key)] = at
-            out[key] = _plain(loader, value_node, (*path, key), lines, source)
-        return out
-    if isinstance(node, yaml.SequenceNode):
-        return [_plain(loader, item, (*path, i), lines, source) for i, item in enumerate(node.value)]
-    value = _scalar(loader, node, source)
-    if value is not None and not isinstance(value, str | int | float | bool):
-        raise where.error(path, f"{_source(node)} is {type_name(value)}, which JSON does not have; quote it")
-    return value
+    loader: yaml.SafeLoader
+    lines: dict[KeyPath, int]
+    source: str
+    keys: Scalars
+    most: int
+
+    def plain(self, node: yaml.Node, path: KeyPath) -> Any:
+        import yaml
+
+        line = node.start_mark.line + 1
+        self.lines.setdefault(path, line)
+        where = Where(self.source, self.lines)
+        if len(self.lines) > self.most or len(path) > 64:
+            raise where.error((), f"holds more than {self.most} values or is nested too deep (aliases multiply)")
+        if isinstance(node, yaml.MappingNode):
+            out: dict[Any, Any] = {}
+            for key_node, value_node in node.value:
+                key: Any = (
+                    _scalar(self.loader, key_node, self.source) if isinstance(key_node, yaml.ScalarNode) else None
+                )
+                at = key_node.start_mark.line + 1
+                allowed: bool = isinstance(key, self.keys)
+                if not allowed:
+                    raise ToolsetError(f"{self.source}:{at}: the key {_source(key_node)} is not a string; quote it")
+                if key in out:
+                    raise ToolsetError(f"{self.source}:{at}: the key {key!r} is given twice")
+                self.lines[(*path, key)] = at
+                out[key] = self.plain(value_node, (*path, key))
+            return out
+        if isinstance(node, yaml.SequenceNode):
+            return [self.plain(item, (*path, i)) for i, item in enumerate(node.value)]
+        value = _scalar(self.loader, node, self.source)
+        if value is not None and not isinstance(value, str | int | float | bool):
+            raise where.error(path, f"{_source(node)} is {type_name(value)}, which JSON does not have; quote it")
+        return value
 
 
 def _scalar(loader: yaml.SafeLoader, node: yaml.Node, source: str) -> Any:

@@ -8,6 +8,7 @@ import random
 import resource
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,23 +91,59 @@ def test_memory_does_not_grow_with_the_training_rows(tmp_path: Path) -> None:
     assert peak(4000) < few + 300_000  # the rows that came in addition take 4 MB on disk
 
 
-def test_a_template_of_the_test_side_stops_a_strict_build(tmp_path: Path) -> None:
-    shared = patterns(["(dim|darken) {room}", "(fade|mute) {room}"], ["(dim|darken) {room}"])
-    shared[0]["weight"] = {"train": 1, "test": 1}
-    held = {**shared[0], "name": "held", "train": ["paint {room}"], "test": ["(fade|mute) {room}"]}
-    held["weight"] = {"train": 1, "test": 0}  # never drawn, and of the test side all the same
-    path = small_recipe(tmp_path, patterns=[*shared, held], several=None)
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_template_of_the_test_side_stops_a_build(tmp_path: Path, strict: bool) -> None:
+    ways = patterns(["(dim|darken) {room}", "(fade|mute) {room}"], ["paint {room}"])
+    recipe = load_recipe(small_recipe(tmp_path, patterns=ways, several=None, strict=strict))
+    (pattern,) = recipe.patterns
+    both = {"train": pattern.templates["train"], "test": pattern.templates["test"] + pattern.templates["train"][1:]}
+    held = replace(
+        pattern, name="held", weight={"train": 0.0, "test": 0.0}, templates=both
+    )  # never drawn, held all the same
     with pytest.raises(UserError, match=r"training rows have a template .* \(template '\(fade\|mute\) \{room\}' of"):
-        build_data(load_recipe(path), tmp_path / "out", [])
+        build_data(replace(recipe, patterns=(pattern, held)), tmp_path / "out", [])
     assert not (tmp_path / "out").exists()
-    loose = json.loads(path.read_text())
-    path.write_text(json.dumps({**loose, "strict": False}))
-    build_data(load_recipe(path), tmp_path / "out", [])
+
+
+def test_the_report_counts_what_training_gives_away(tmp_path: Path) -> None:
+    ways = patterns(["please (light|dim) the {room} now and keep it so", "light {room}"], ["make {room} shine"])
+    slots = {"room": {"kind": "digits", "train": ["den ##"], "test": ["east den ##"]}}
+    path = small_recipe(
+        tmp_path, patterns=ways, slots=slots, several=None, strict=False, rows=dict.fromkeys(SPLITS, 60)
+    )
+    against = tmp_path / "against.jsonl"
+    against.write_text(json.dumps(Case("a", "now please light the den 12 and keep it so").to_dict()) + "\n")
+    report = build_data(load_recipe(path), tmp_path / "out", [against])
+    by_name = {entry.pop("test"): entry for entry in report["leaks"]}
+    assert list(by_name) == ["dev.jsonl", "test.jsonl", "against.jsonl"]
+    assert by_name["against.jsonl"] == {"rows": 1, "exact": 0, "normalised": 0, "near": 1, "template": 0, "wording": 0}
+    assert {"template", "wording"}.isdisjoint(by_name["dev.jsonl"])
+    assert all(entry["exact"] == entry["normalised"] == 0 for entry in by_name.values())
+    held = by_name["test.jsonl"]
+    assert held["rows"] == report["test"]["rows"] and held["template"] == 0
+
+
+def test_a_validation_request_is_not_trained_on(tmp_path: Path) -> None:
+    recipe = load_recipe(small_recipe(tmp_path))
+
+    def source(split: Split) -> Iterator[list[Row]]:
+        yield from made_here(recipe)(split)
+        if split == "train":
+            user = next(training_cases(recipe, "dev")).user + "!!"
+            yield [to_row(Case("bad", user))._replace(user="other", normal="other")]
+
+    with pytest.raises(UserError, match="1 held-out requests were about to be trained on"):
+        build_data(recipe, tmp_path / "out", [], source)
 
 
 def test_half_of_a_joined_request_may_not_have_a_held_out_template() -> None:
     held = HeldOut(templates={"sum {a} + {b}": "pattern p"})
-    for template in ("q: get {x} + p: sum {a} + {b}", "p: sum {a} + {b} + q: get {x}", "r: sum {a} + {b}"):
+    for template in (
+        "q: get {x} + p: sum {a} + {b}",
+        "q: get {x} + p: sum {a} + {b} + r: go",
+        "p: sum {a} + {b} + q: get {x}",
+        "r: sum {a} + {b}",
+    ):
         leak = held.leak(Case("t", "text", template=template))
         assert leak is not None and (leak.kind, leak.test_id) == ("template", "pattern p")
     assert held.leak(Case("t", "text", template="q: sum {a}")) is None
@@ -141,7 +178,7 @@ def test_a_test_request_among_the_training_rows_stops_the_build(
             user = next(training_cases(recipe, "test")).user.title()
             yield [to_row(Case("bad", user))._replace(user="other", normal="other")]
 
-    with pytest.raises(UserError, match=r"1 test requests were about to be trained on.*; nothing written"):
+    with pytest.raises(UserError, match=r"1 held-out requests were about to be trained on.*; nothing written"):
         build_data(recipe, tmp_path / "out", [], source)
     assert not (tmp_path / "out").exists()
 

@@ -87,7 +87,8 @@ def test_rows_may_be_limited(tmp_path: Path, corpora: Path) -> None:
 
 def test_built_without_leaks(tmp_path: Path, corpora: Path) -> None:
     report = build_data(load_recipe(recipe(tmp_path), corpora), tmp_path / "out", [])
-    assert report["leaks"] == []
+    assert [entry["test"] for entry in report["leaks"]] == ["dev.jsonl", "test.jsonl"]
+    assert all(entry["exact"] == entry["normalised"] == 0 for entry in report["leaks"])
     loaded = load_recipe(recipe(tmp_path), corpora)
     kept = {c.user for c in training_cases(loaded, "train")}
     assert not kept & {c.user for c in rows(loaded, "test")}
@@ -102,5 +103,5 @@ def test_what_is_wrong_is_told(tmp_path: Path, corpora: Path) -> None:
         split(recipe(tmp_path), tmp_path, "train")
     with pytest.raises(UserError, match="clinc150 has no intent 'play_musik'"):
         split(recipe(tmp_path, without=["play_musik"]), corpora, "train")
-    with pytest.raises(UserError, match="unknown setting 'witout'"):
+    with pytest.raises(UserError, match="unknown key 'witout'; did you mean 'without'"):
         load_recipe(recipe(tmp_path, witout=[]), corpora)

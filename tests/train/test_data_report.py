@@ -11,7 +11,8 @@ import pytest
 from router.cases import Case
 from router.toolset import Call
 from runtimes.errors import UserError
-from train.data.report import quantiles, wording
+from train.data.leak_counts import wording
+from train.data.report import quantiles
 from train.data_cli import main
 
 

@@ -75,6 +75,7 @@ def test_files_beside_a_recipe(tmp_path: Path) -> None:
         ("{not json", "mine.jsonl:2: not JSON"),
         (row(2, calls=(Call("set_light", {"room": 3, "on": True}),)), "mine.jsonl:2: 2: a call breaks toolset"),
         (row(2, calls=(Call("boil_egg", {}),)), "boil_egg"),
+        (row(2, calls=(GOOD,) * 9), "mine.jsonl:2: 2: 9 calls, where toolset lights allows"),
         ({"id": "2", "user": "x"}, "mine.jsonl:2: 'calls' is missing"),
     ],
 )

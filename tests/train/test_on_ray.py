@@ -180,6 +180,17 @@ def test_a_failing_worker_is_one_line(
     assert not out.exists() and cluster.left == 1
 
 
+def test_what_is_wrong_with_the_recipe_is_not_blamed_on_the_cluster(tmp_path: Path, cluster: Cluster) -> None:
+    cluster.fail = lambda block: TaskError(UserError("recipe.yaml:7: pattern 'lamp': a call breaks toolset shed"))
+    recipe = load_recipe(small_recipe(tmp_path))
+    with (
+        pytest.raises(UserError, match="^recipe.yaml:7: pattern 'lamp': a call"),
+        made_on_ray(recipe, "auto") as source,
+    ):
+        build_data(recipe, tmp_path / "out", [], source)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("address", "told"),
     [

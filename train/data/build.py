@@ -14,12 +14,12 @@ from router.cases import Case, load_cases
 from runtimes.errors import UserError
 from train.data.blocks import Row, Source, made_here, to_row
 from train.data.formats import stream_cases
+from train.data.leak_counts import REQUESTS, Seeker
 from train.data.leakage import HeldOut, Leak, Sieve, normalised
-from train.data.recipe import Recipe, Split
+from train.data.recipe import SPLITS, Recipe, Split
 from train.data.rows import EARLIER, corpora_rows, rows
 from train.data.summary import Tally, origins
 
-SPLITS: Final[tuple[Split, ...]] = ("train", "dev", "test")
 REPORT: Final = "report.json"
 
 
@@ -29,26 +29,35 @@ def build_data(recipe: Recipe, out: Path, against: Sequence[Path], source: Sourc
     `source` makes the patterns' rows (default: this process); what is written does not depend on it. Memory holds
     requests of the test and validation sides and of `against`, the rows of public corpora, and the blocks on their way.
     Raises `UserError` on a leak and where no training row is left; then, as after any failure, `out` is as it was.
+
+    A leak is a training row with a held-out request (of test, validation or `against`; case, marks and spaces aside),
+    with a template of the test side, or, where the recipe is strict, with the wording of one. The report's ``leaks``
+    count what else is given away. Near-duplicates do not fail a build, not even a strict one: where requests are short,
+    two of them with other values and other calls ("track order 4521", "track order 887") share most of their words, and
+    a recipe is honest if its templates and fillers differ. Templates that imported corpora share are counted too.
     """
     loaded = {path: load_cases(path) for path in against}
-    asked = {path: len(cases) for path, cases in loaded.items()}
     extra = [case for cases in loaded.values() for case in cases]
     names = {split: f"{split}.jsonl" for split in SPLITS}
     with replacing_all(out, [*names.values(), REPORT]) as files:
         held = HeldOut.of(extra)
-        if recipe.strict:
-            held.templates = {t.text: f"pattern {p.name}" for p in recipe.patterns for t in p.templates["test"]}
+        held.templates = {t.text: f"pattern {p.name}" for p in recipe.patterns for t in p.templates["test"]}
+        groups = recipe.hard.groups if recipe.hard else ()
+        held.templates |= {t.text: "the frames of hard" for group in groups for t in group.frames["test"]}
         build = _Build(recipe, source or made_here(recipe), files, held, frozenset(held.loose))
         for split in ("test", "dev", "train"):
             build.write(split, names[split])
             files[names[split]].flush()
         if not build.counts["train"].rows:
             raise UserError(f"{out}: no training row is left; mend the recipe's rows, or what it may not repeat")
-        build.check(out, Path(files[names["train"]].name))
-        report: dict[str, Any] = {"toolset": recipe.toolset.name, "seed": recipe.seed}
-        report |= origins(recipe.corpora, ((path.name, rows) for path, rows in asked.items()))
+        written = {split: Path(files[name].name) for split, name in names.items()}
+        seekers = {names["dev"]: Seeker(written["dev"], REQUESTS), names["test"]: Seeker(written["test"])}
+        build.check(out, written["train"], [*seekers.values(), *(others := [Seeker(path) for path in against])])
+        report: dict[str, Any] = {"toolset": recipe.toolset.name, "seed": recipe.seed, "shared": sorted(recipe.shared)}
+        report |= origins(recipe.corpora, ((path.name, len(cases)) for path, cases in loaded.items()))
         report |= {split: build.counts[split].to_dict() for split in SPLITS}
-        report["leaks"] = []
+        found = [*seekers.items(), *((seeker.path.name, seeker) for seeker in others)]
+        report["leaks"] = [{"test": name, **seeker.found(Path("train.jsonl")).summary()} for name, seeker in found]
         files[REPORT].write(json.dumps(report, indent=1) + "\n")
     return report
 
@@ -128,7 +137,7 @@ class _Build:
     source: Source
     files: dict[str, IO[str]]
     held: HeldOut
-    """What a training row must not show; grows by the test side."""
+    """What a training row must not show; grows by the test and validation sides."""
     extra: frozenset[str]
     """Normalised requests that neither training nor validation may have."""
     sieve: Sieve = field(default_factory=Sieve)
@@ -151,19 +160,25 @@ class _Build:
                 self._count(self.held.said(row.id, row.wordings))
             else:
                 self.normal.add(row.normal)
-            if split == "test":
-                self._hold_out(row)
+                self.held.hold(row.id, row.user)
+            if split == "test" and self.recipe.strict:
+                self.held.wordings.update((wording, row.id) for wording in row.wordings if wording)
             counts.add(json.loads(row.line), row.tools)
             write(row.line + "\n")
 
-    def check(self, out: Path, train: Path) -> None:
-        """Read the training file again, row by row, for what no training row may show. Raises `UserError`."""
+    def check(self, out: Path, train: Path, seekers: Sequence[Seeker]) -> None:
+        """Read the training file again, row by row, for what no training row may show. Raises `UserError`.
+
+        `seekers` see every row too, for what they count.
+        """
         for _, case in stream_cases(train):
             self._count(self.held.leak(case))
+            for seeker in seekers:
+                seeker.look(case)
         if self.first is None:
             return
         if self.first.kind in ("exact", "normalised"):
-            what = f"{self.leaks} test requests were about to be trained on, first {self.first.text!r}"
+            what = f"{self.leaks} held-out requests were about to be trained on, first {self.first.text!r}"
         else:
             what = (
                 f"{self.leaks} training rows have a template of the test side or its wording, first "
@@ -189,14 +204,7 @@ class _Build:
             if case.id in ids:
                 raise UserError(f"{split}: case {case.id!r} comes twice; name each corpus of the recipe once")
             ids.add(case.id)
-            if split == "test" and self.recipe.strict and case.template:
-                self.held.templates[case.template] = case.id
             yield to_row(case)
-
-    def _hold_out(self, row: Row) -> None:
-        self.held.hold(row.id, row.user)
-        if self.recipe.strict:
-            self.held.wordings.update((wording, row.id) for wording in row.wordings if wording)
 
     def _count(self, leak: Leak | None) -> None:
         if leak is not None:

@@ -25,10 +25,14 @@ from runtimes.errors import UserError
 from train.data.importers import NAMES, find
 from train.data.importers.base import Options, Row, rows
 from train.data.leakage import normalised
+from train.data.recipe_file import Fault, expect, mapping, nearest, texts
 
 DEV_SHARE: Final = 40
 """One in so many training rows goes to validation."""
-_KEYS: Final = frozenset(("source", "folder", "no_call", "without", "rows", "times", "swap", "samples"))
+_KEYS: Final[Mapping[str, type]] = {
+    "source": str, "folder": str, "no_call": bool, "without": list, "rows": int, "times": int, "swap": float,
+    "samples": int,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,17 @@ class Corpus:
     """Sentences per template, for corpora that consist of templates."""
 
 
-def read_corpora(data: Sequence[Mapping[str, Any]]) -> tuple[Corpus, ...]:
-    """A recipe's ``corpora``. Raises `ValueError` for an unknown source or setting."""
-    for entry in data:
+def read_corpora(data: Any) -> tuple[Corpus, ...]:
+    """A recipe's ``corpora``. Raises `Fault` for an unknown source or setting, or one of the wrong kind."""
+    expect(data, list, "corpora", "corpora")
+    for n, entry in enumerate(data):
+        keys = ("corpora", n)
+        mapping(entry, "corpora", _KEYS, ("source",), *keys)
         if entry["source"] not in NAMES:
-            raise ValueError(f"corpora: no source {entry['source']!r}; there are {', '.join(NAMES)}")
-        if unknown := set(entry) - _KEYS:
-            raise ValueError(f"corpora: {entry['source']}: unknown setting {sorted(unknown)[0]!r}")
+            raise Fault(f"corpora: no source {entry['source']!r}{nearest(entry['source'], NAMES)}", *keys, "source")
+        for key, value in entry.items():
+            expect(value, _KEYS[key], f"corpora: {entry['source']}: {key}", *keys, key)
+        texts(entry.get("without", []), f"corpora: {entry['source']}: without", *keys, "without")
     return tuple(Corpus(**{**entry, "without": frozenset(entry.get("without", ()))}) for entry in data)
 
 

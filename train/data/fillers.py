@@ -1,27 +1,58 @@
-"""Typed fillers for recipes: topics, names and identifiers, key-value pairs, project types, numbers."""
+"""Typed fillers for recipes, made of word lists (``words``) of either side.
+
+===========================  =====================================================  ===============================
+slot                         what is said (and meant)                               lists that it needs
+===========================  =====================================================  ===============================
+``{topic}``, ``{noun}``      "csv parser", "parsing old logs"; a noun               noun, adjective, verb; noun
+``{vtopic}``                 a task: "delete old docker images"                     noun, adjective, verb
+``{name}``, ``{ident}``      an identifier, kept; with ``{name}`` often plain        noun, adjective, verb
+                             words, which stand for their snake_case
+``{pairs}``, ``{flags}``     "limit=5 and mode fast", "--limit 5": an object        key, value, noun, extension
+``{project}``                "go service" (``go_service``)                          project
+``{number}``                 0 to 99                                                none
+any other list, by its name  one of its words                                       that list
+===========================  =====================================================  ===============================
+
+Digits behind a name make another draw: ``{topic2}``. ``invented: 0.1`` makes up that share of the nouns, ``open: 0.3``
+draws that share of the words from the recipe's ``open_words``, except for lists of other names.
+"""
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+from runtimes.errors import UserError
+from train.data.recipe_file import Fault, expect, number, texts
 
 if TYPE_CHECKING:
     from train.data.openwords import OpenWords
+
+_PHRASE: Final = ("noun", "adjective", "verb")
+_PAIRS: Final = ("key", "value", "noun", "extension")
+NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "topic": _PHRASE, "vtopic": _PHRASE, "name": _PHRASE, "ident": _PHRASE, "noun": ("noun",), "number": (),
+    "pairs": _PAIRS, "flags": _PAIRS, "project": ("project",),
+}  # fmt: skip
+"""Slot -> lists that it is made of."""
+LISTS: Final = ("noun", "adjective", "verb", "project", "key", "value", "extension")
 
 
 def ing(verb: str) -> str:
     """The gerund of an English verb, well enough for fillers."""
     if verb.endswith("e") and not verb.endswith("ee"):
         return verb[:-1] + "ing"
-    if len(verb) <= 5 and verb[-1] in "bdgmnpt" and verb[-2] in "aeiou" and verb[-3] not in "aeiou":
+    if len(verb) <= 5 and verb[-1] in "bdgmnpt" and verb[-2] in "aeiou" and verb[-3:-2] not in "aeiou":
         return verb + verb[-1] + "ing"
     return verb + "ing"
 
 
 def several(noun: str) -> str:
-    if noun.endswith("y") and noun[-2] not in "aeiou":
+    """The plural of an English noun, well enough for fillers."""
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
         return noun[:-1] + "ies"
     return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
 
@@ -44,35 +75,60 @@ def invent(rng: random.Random) -> str:
 class Fillers:
     """Word lists of one split; `fill` makes what is said and what is meant."""
 
-    noun: tuple[str, ...]
-    adjective: tuple[str, ...]
-    verb: tuple[str, ...]
-    project: tuple[str, ...]
-    key: tuple[str, ...]
-    value: tuple[str, ...]
-    extension: tuple[str, ...]
+    noun: tuple[str, ...] = ()
+    adjective: tuple[str, ...] = ()
+    verb: tuple[str, ...] = ()
+    project: tuple[str, ...] = ()
+    key: tuple[str, ...] = ()
+    value: tuple[str, ...] = ()
+    extension: tuple[str, ...] = ()
     invented: float = 0.0
     """The share of nouns that are made up letter by letter, as names of products are."""
     open: float = 0.0
     """The share of words that are drawn from `words`, whatever their list."""
     words: OpenWords | None = None
+    more: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Further lists, each a slot of its name."""
 
     @classmethod
-    def read(cls, lists: dict[str, Any], folder: Path) -> Fillers:
-        nouns = lists.get("noun") or (folder / lists["noun_file"]).read_text(encoding="utf-8").split()
-        rest = {
-            k: tuple(str(w) for w in lists[k]) for k in ("adjective", "verb", "project", "key", "value", "extension")
-        }
-        return cls(
-            noun=tuple(nouns),
-            **rest,
-            invented=float(lists.get("invented", 0.0)),
-            open=float(lists.get("open", 0.0)),
-        )
+    def read(cls, lists: Any, folder: Path, *keys: str) -> Fillers:
+        """Word lists as a recipe has them under `keys`; ``noun_file`` names a file in `folder`, words between spaces.
 
-    def listed(self) -> list[str]:
-        """All words of the lists."""
-        return [*self.noun, *self.adjective, *self.verb, *self.project, *self.key, *self.value, *self.extension]
+        Raises `Fault` for what is no list of words, and `UserError` for a file that cannot be read.
+        """
+        what = ": ".join(keys) or "words"
+        expect(lists, Mapping, what, *keys)
+        given = dict(lists)
+        shares = {k: number(given.pop(k, 0.0), f"{what}: {k}", *keys, k, most=1) for k in ("invented", "open")}
+        if "noun_file" in given:
+            path = folder / str(given.pop("noun_file"))
+            try:
+                given.setdefault("noun", path.read_text(encoding="utf-8").split())
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"{path}: cannot read the nouns ({error})") from None
+        found = {k: _words(listed, f"{what}: {k}", *keys, k) for k, listed in given.items()}
+        usual = {k: found.pop(k, ()) for k in LISTS}
+        if taken := set(found) & set(NEEDS):
+            name = sorted(taken)[0]
+            raise Fault(f"{what}: {name}: {{{name}}} is made of other lists; name this one otherwise", *keys, name)
+        return cls(**usual, **shares, more=found)
+
+    def lists(self) -> dict[str, tuple[str, ...]]:
+        """The lists by name, those that are not empty."""
+        return {name: listed for name in LISTS if (listed := getattr(self, name))} | dict(self.more)
+
+    def listed(self, without: Collection[str] = ()) -> list[str]:
+        """All words of the lists whose names are not in `without`."""
+        return [word for name, listed in self.lists().items() if name not in without for word in listed]
+
+    def lacks(self, slot: str) -> str | None:
+        """Which list `slot` cannot be filled without; empty where it can, None for a slot that there is not."""
+        base = slot.rstrip("0123456789")
+        if base in self.more:
+            return ""
+        if base not in NEEDS:
+            return None
+        return next((name for name in NEEDS[base] if not getattr(self, name)), "")
 
     def fill(self, slot: str, rng: random.Random) -> tuple[str, Any]:
         """What is said for `slot`, and the value that it stands for. Raises `KeyError` for an unknown slot."""
@@ -97,6 +153,9 @@ class Fillers:
             return str(value), value
         if base == "noun":
             said = self._noun(rng)
+            return said, said
+        if base in self.more:
+            said = rng.choice(self.more[base])
             return said, said
         raise KeyError(f"unknown slot {{{slot}}}")
 
@@ -244,7 +303,7 @@ class Fillers:
         return said, said
 
     def _keys(self, count: int, rng: random.Random) -> list[str]:
-        keys = rng.sample(self.key, count)
+        keys = rng.sample(self.key, min(count, len(self.key)))
         if self.words is None:
             return keys
         return list(dict.fromkeys(self._one((key,), rng) for key in keys))
@@ -278,3 +337,12 @@ class Fillers:
 
 def _agent(verb: str) -> str:
     return verb + ("r" if verb.endswith("e") else "er")
+
+
+def _words(data: Any, what: str, *keys: str) -> tuple[str, ...]:
+    """A list of words; numbers are words too."""
+    expect(data, list, what, *keys)
+    words = texts([str(w) if isinstance(w, int | float) and not isinstance(w, bool) else w for w in data], what, *keys)
+    if not words:
+        raise Fault(f"{what}: no word is listed", *keys)
+    return words

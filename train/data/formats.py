@@ -153,7 +153,10 @@ def stream_cases(path: Path) -> Iterator[tuple[str, Case]]:
 
 
 def check_case(place: str, case: Case, toolset: Toolset) -> None:
-    """Raises `UserError` with the `place` of a case one of whose calls the toolset does not allow."""
+    """Raises `UserError` with the `place` of a case whose calls the toolset does not allow, one of them or so many."""
+    if len(case.calls) > toolset.max_calls:
+        more = f"{len(case.calls)} calls, where toolset {toolset.name} allows {toolset.max_calls} (its max_calls)"
+        raise UserError(f"{place}: {case.id}: {more}; mend the case, or the toolset")
     for call in case.calls:
         errors = schema_errors(call, toolset)
         if errors:

@@ -16,6 +16,7 @@ _STOP: Final = frozenset(
 )
 
 
+_JOINT: Final = " + "
 _NAME: Final = re.compile(r"^[\w-]+: ")
 """What a case's template begins with: the name of its pattern."""
 
@@ -48,6 +49,7 @@ class Sieve:
         self._wordings |= other._wordings
 
     def passes(self, user: str, wordings: Iterable[str]) -> bool:
+        """Whether a row with this request (as written) and these wordings (see `phrasing.wording`) repeats nothing."""
         return user.lower() not in self._texts and self._wordings.isdisjoint(wordings)
 
 
@@ -69,7 +71,8 @@ def find_leaks(train: Iterable[Case], test: Sequence[Case]) -> list[Leak]:
 
 @dataclass
 class HeldOut:
-    """What training must not show: test requests, and where a recipe is strict, templates and what they say."""
+    """What training must not show: held-out requests, the test side's templates, and where a recipe is strict what they
+    say."""
 
     exact: dict[str, str] = field(default_factory=dict)
     """Request -> id of the test case."""
@@ -82,12 +85,14 @@ class HeldOut:
 
     @classmethod
     def of(cls, test: Iterable[Case]) -> HeldOut:
+        """The requests of some cases; their templates are not held."""
         held = cls()
         for case in test:
             held.hold(case.id, case.user)
         return held
 
     def hold(self, test_id: str, user: str) -> None:
+        """Training must not show the request `user` of the case `test_id`, nor one that is the same normalised."""
         self.exact[user] = self.loose[normalised(user)] = test_id
 
     def leak(self, case: Case) -> Leak | None:
@@ -110,8 +115,12 @@ class HeldOut:
 
 
 def _texts(template: str) -> Iterator[str]:
-    """A template's text without its pattern's name, and each half's: `` + `` joins two, and a text may hold it too."""
-    yield _NAME.sub("", template)
-    for found in re.finditer(re.escape(" + "), template):
-        yield _NAME.sub("", template[: found.start()])
-        yield _NAME.sub("", template[found.end() :])
+    """The text of a template, and of every template that it may be joined of, without the names of their patterns.
+
+    `` + `` joins templates, and one's own text may hold it too: so every run of pieces between two of them is tried.
+    """
+    cuts = [found.start() for found in re.finditer(re.escape(_JOINT), template)]
+    for start in (0, *(cut + len(_JOINT) for cut in cuts)):
+        for end in (*cuts, len(template)):
+            if start < end:
+                yield _NAME.sub("", template[start:end])

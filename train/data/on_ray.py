@@ -80,6 +80,8 @@ def _source(ray: Any, recipe: Recipe) -> Source:
         try:
             rows: list[Row] = ray.get(reference)
         except (ray.exceptions.RayError, ConnectionError) as error:
+            if isinstance(fault := getattr(error, "cause", None), UserError):  # the recipe's, not the cluster's
+                raise fault from None
             rest = f"rows {block.start} to {block.stop - 1} of {block.split} could not be made ({_reason(error)})"
             raise UserError(f"--ray: {rest}; nothing written") from error
         return rows

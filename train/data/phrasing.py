@@ -1,4 +1,4 @@
-"""How a row of a recipe is said: a template's choices and macros, typing noise, the wording without its slots."""
+"""How a row of a recipe is said: typing noise, politeness and spaces, and its wording without slots."""
 
 from __future__ import annotations
 
@@ -13,25 +13,6 @@ _IMPERATIVE = re.compile(
     r"(find|search|look|show|list|get|check|load|open|read|run|execute|start|launch|trigger|create|make|add|write|update|edit|"
     r"modify|delete|remove|publish|share|upload|copy|pull|import|sync|bootstrap|bring|fetch|view|display|use|set|drop)\b"
 )
-
-
-def expand(text: str, macros: dict[str, list[str]], rng: random.Random) -> list[tuple[str, str | None]]:
-    """Choices and macros resolved: literal pieces, and slots by name, in order."""
-    while True:
-        inner = re.search(r"\(([^()]*\|[^()]*)\)", text)
-        if inner:
-            text = text[: inner.start()] + rng.choice(inner.group(1).split("|")) + text[inner.end() :]
-            continue
-        macro = re.search(r"<([a-z_]+)>", text)
-        if not macro:
-            break
-        text = text[: macro.start()] + rng.choice(macros[macro.group(1)]) + text[macro.end() :]
-    out: list[tuple[str, str | None]] = []
-    position = 0
-    for found in re.finditer(r"\{([+a-z_0-9]+)\}", text):
-        out += [(text[position : found.start()], None), ("", found.group(1))]
-        position = found.end()
-    return [*out, (text[position:], None)]
 
 
 def say(recipe: Recipe, parts: list[tuple[str, bool]], rng: random.Random, *, plain: bool) -> str:

@@ -14,7 +14,8 @@ from router.tokenizer import RouterTokenizer
 from runtimes.errors import UserError
 from train.data.importers.files import replacing
 from train.data.importers.store import toolset_lookup
-from train.data.report import KINDS, Contents, Leakage, contents, leakage
+from train.data.leak_counts import KINDS, Leakage, leakage
+from train.data.report import Contents, contents
 
 _COLOURS: Final = ("#1f6fb4", "#c77d0a", "#2e8b57", "#7d4ea8", "#c0392b", "#17808c", "#8c564b", "#555555")
 _MOST: Final = 30

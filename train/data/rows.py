@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, Final
 
 from router.cases import Case
 from router.toolset import Call, Toolset
+from router.validate import schema_errors
+from runtimes.errors import UserError
 from train.data.corpora import corpus_cases
 from train.data.leakage import Sieve
-from train.data.phrasing import expand, say, wording
-from train.data.recipe import Pattern, Recipe, Split
+from train.data.phrasing import say, wording
+from train.data.recipe import Group, Pattern, Recipe, Several, Split
+from train.data.recipe_check import OTHER, THIS
 from train.data.slots import WEEKDAYS, Side
+from train.data.templates import ARGUMENT, expand
 
 EARLIER: Final[dict[Split, tuple[Split, ...]]] = {"test": (), "dev": ("test",), "train": ("test", "dev")}
 """The splits whose requests a split does not repeat."""
@@ -27,11 +31,15 @@ class Made:
 
     case: Case
     wordings: tuple[str, ...]
-    """What its template says (see `wording`); where the recipe is strict, of a row made of two also each half's."""
+    """What its template says (see `wording`); where the recipe is strict, of a joined or hard row also each part's."""
 
 
 def rows(recipe: Recipe, split: Split) -> Iterator[Case]:
-    """The cases of a split, without repeats; no training row has a test row's text or its template's wording."""
+    """The cases of a split, without repeats; no training row has a test row's text or its template's wording.
+
+    Memory holds the requests of the splits before it, and for dev and test its own. Raises `UserError` for a call that
+    breaks the toolset, and where a public corpus cannot be read.
+    """
     sieve = Sieve()
     for earlier in EARLIER[split]:
         for made in make(recipe, earlier, row_numbers(recipe, earlier)):
@@ -57,104 +65,166 @@ def row_numbers(recipe: Recipe, split: Split) -> range:
 
 
 def make(recipe: Recipe, split: Split, numbers: range) -> Iterator[Made]:
-    """The rows of a split that have these numbers, each from the seed, the split and its number alone."""
-    weights = [p.weight["test" if split == "test" else "train"] for p in recipe.patterns]
+    """The rows of a split that have these numbers, each from the seed, the split and its number alone.
+
+    Raises `UserError` with the file and line of the template whose call breaks the toolset.
+    """
+    side: Side = "test" if split == "test" else "train"
     for number in numbers:
         rng = random.Random(f"{recipe.seed}/{split}/{number}")
-        pattern = rng.choices(recipe.patterns, weights)[0]
-        context = _context(recipe.toolset, rng)
-        said = [_said(recipe, pattern, split, context, rng)]
-        joiner = ""
-        several = recipe.several
-        if several and pattern.name in several.patterns and rng.random() < several.share:
-            others = [(p, w) for p, w in zip(recipe.patterns, weights, strict=True) if p.name in several.patterns]
-            other = rng.choices([p for p, _ in others], [w for _, w in others])[0]
-            joiner = rng.choice(several.joiners)
-            said.append(_said(recipe, other, split, context, rng))
-        parts = said[0].parts if len(said) == 1 else [*said[0].parts, (joiner, False), *said[1].parts]
-        user = say(recipe, parts, rng, plain=split == "test")
-        calls = tuple(_as_it_stands(call, user, recipe.toolset, split) for one in said for call in one.calls)
-        case = Case(
-            f"{recipe.toolset.name}-{split}-{number:05d}",
-            user,
-            context,
-            pattern.bucket if len(said) == 1 else "several",
-            calls,
-            template=" + ".join(one.template for one in said),
-        )
-        skeletons = [one.skeleton for one in said]
-        if len(said) > 1:
-            skeletons = [joiner.join(skeletons), *(skeletons if recipe.strict else ())]
+        speaker = _Speaker(recipe, side, rng)
+        said, bucket = speaker.request()
+        user = say(recipe, said.parts, rng, plain=split == "test")
+        calls = tuple(_as_it_stands(call, user, recipe.toolset, split) for call, _ in said.calls)
+        for call, (_, place) in zip(calls, said.calls, strict=True):
+            if errors := schema_errors(call, recipe.toolset):
+                told = f"{place}: a call of {user!r} breaks toolset {recipe.toolset.name}: {call.name}: {errors[0]}"
+                raise UserError(f"{told}; mend the arguments, or the slots that fill them")
+        name = f"{recipe.toolset.name}-{split}-{number:05d}"
+        case = Case(name, user, speaker.context, bucket, calls, template=said.template)
+        skeletons = [said.skeleton, *(said.halves if recipe.strict else ())]
         yield Made(case, tuple(wording(skeleton, stop=recipe.strict) for skeleton in skeletons))
 
 
 @dataclass(frozen=True)
 class _Said:
-    """A pattern said once: pieces (and whether each is a slot's), calls, the template and its wording."""
+    """A request, or a part of one: pieces (and whether each is a slot's), calls and where each comes from, the template
+    and its wording."""
 
     parts: list[tuple[str, bool]]
-    calls: list[Call]
+    calls: list[tuple[Call, str]]
     template: str
     skeleton: str
+    halves: tuple[str, ...] = ()
+    """The wordings of the requests that it was made of."""
 
 
-def _said(recipe: Recipe, pattern: Pattern, split: Split, context: dict[str, Any], rng: random.Random) -> _Said:
-    side: Side = "test" if split == "test" else "train"
-    template = rng.choice(pattern.templates[side])
-    kind = template.override.get("item_type") or (rng.choice(pattern.types) if pattern.types else "")
-    given: dict[str, Any] = {}
-    parts: list[tuple[str, bool]] = []
+class _Speaker:
+    """Says one row: what is drawn for it comes from one generator, in a fixed order."""
 
-    def slot(name: str) -> str:
-        if name in ("one", "many") and kind:
-            return str(rng.choice(recipe.types[kind][side][name]))
-        if name in recipe.slots:
-            said, given[name] = recipe.slots.fill(name, side, context, rng)
+    def __init__(self, recipe: Recipe, side: Side, rng: random.Random) -> None:
+        self.recipe, self.side, self.rng = recipe, side, rng
+        self.context: dict[str, Any] = {}
+
+    def request(self) -> tuple[_Said, str]:
+        """What is said, and its bucket."""
+        recipe, rng = self.recipe, self.rng
+        pattern = self._draw(recipe.patterns)
+        self.context = _context(recipe, self.side, rng)
+        said = self.say(pattern)
+        several, hard = recipe.several, recipe.hard
+        if several and pattern.name in several.patterns and rng.random() < several.share:
+            return self._joined(said, several), "several"
+        group = hard.group(pattern.name) if hard else None
+        if hard and group and rng.random() < hard.share:
+            return self._framed(said, pattern, group), "hard"
+        return said, pattern.bucket
+
+    def _draw(self, patterns: Sequence[Pattern]) -> Pattern:
+        return self.rng.choices(patterns, [p.weight[self.side] for p in patterns])[0]
+
+    def _joined(self, first: _Said, several: Several) -> _Said:
+        """Requests one after the other, and the calls of all."""
+        count = several.calls[0] if len(several.calls) == 1 else self.rng.choice(several.calls)
+        patterns = [p for p in self.recipe.patterns if p.name in several.patterns]
+        said, parts, skeleton = [first], [*first.parts], first.skeleton
+        for _ in range(count - 1):
+            other = self._draw(patterns)
+            joiner = self.rng.choice(several.joiners)
+            said.append(self.say(other))
+            parts += [(joiner, False), *said[-1].parts]
+            skeleton += joiner + said[-1].skeleton
+        calls = [call for one in said for call in one.calls]
+        return _Said(
+            parts, calls, " + ".join(one.template for one in said), skeleton, tuple(one.skeleton for one in said)
+        )
+
+    def _framed(self, this: _Said, pattern: Pattern, group: Group) -> _Said:
+        """A request beside what misleads; its calls alone are meant."""
+        frame = self.rng.choice(group.frames[self.side])
+        pieces = expand(frame.text, self.recipe.macros, self.rng)
+        whole = {THIS: this}
+        if any(name == OTHER for _, name in pieces):
+            others = [p for p in self.recipe.patterns if p.name in group.patterns and p.name != pattern.name]
+            others = [p for p in others if p.weight[self.side]] or [pattern]
+            whole[OTHER] = self.say(self._draw(others))
+        parts: list[tuple[str, bool]] = []
+        skeleton, bare_frame = "", ""
+        for n, (text, name) in enumerate(pieces):
+            part = whole.get(name) if name else None
+            if part:
+                ends = n + 1 < len(pieces) and pieces[n + 1][0][:1] in tuple(",.;:")
+                parts += _unmarked(part.parts) if ends else part.parts
+            else:
+                parts.append((self._filled(name)[0], True) if name else (text, False))
+            skeleton += part.skeleton if part else "{}" if name else text
+            bare_frame += "{}" if name else text
+        templates = [this.template, f"hard: {frame.text}", *(one.template for n, one in whole.items() if n == OTHER)]
+        halves = (*(one.skeleton for one in whole.values()), bare_frame)
+        return _Said(parts, this.calls, " + ".join(templates), skeleton, halves)
+
+    def _filled(self, slot: str) -> tuple[str, Any]:
+        """What is said for a slot of the recipe's own or of its word lists, and what that means."""
+        if slot in self.recipe.slots:
+            return self.recipe.slots.fill(slot, self.side, self.context, self.rng)
+        return self.recipe.words[self.side].fill(slot, self.rng)
+
+    def say(self, pattern: Pattern) -> _Said:
+        """A request of a pattern, in words of one of its templates."""
+        recipe, rng, side = self.recipe, self.rng, self.side
+        template = rng.choice(pattern.templates[side])
+        named = [template.override[key] for key in pattern.typed if template.override.get(key)]
+        kind = named[0] if named else rng.choice(pattern.types) if pattern.types else ""
+        given: dict[str, Any] = {}
+        """What slots stand for, by name; of a modifier, its argument behind an ``=``."""
+
+        def slot(name: str) -> str:
+            if name in ("one", "many") and kind:
+                return str(rng.choice(recipe.types[kind][side][name]))
+            if name not in recipe.slots and name.lstrip("+") in pattern.modifiers:
+                return modifier(recipe.modifiers[pattern.modifiers[name.lstrip("+")]], name.startswith("+"))
+            said, given[name] = self._filled(name)
             return said
-        if name == "city":
-            return rng.choice(recipe.cities)
-        must = name.startswith("+")
-        if name.lstrip("+") in ("source", "destination", "second"):
-            return modifier(name.lstrip("+"), must)
-        said, given[name] = recipe.words[side].fill(name, rng)
-        return said
 
-    def modifier(name: str, must: bool) -> str:
-        group = recipe.modifiers[pattern.modifiers[name]]
-        if not must and rng.random() < group["skip"]:
-            return ""
-        value = rng.choice(list(group["values"]))
-        given[f"={group['argument']}"] = value
-        return str(rng.choice(group["values"][value][side]))
+        def modifier(group: Mapping[str, Any], must: bool) -> str:
+            if not must and rng.random() < group["skip"]:
+                return ""
+            value = rng.choice(list(group["values"]))
+            given[f"={group['argument']}"] = value
+            return str(rng.choice(group["values"][value][side]))
 
-    skeleton: list[str] = []
-    for text, name in expand(template.text, recipe.macros, rng):
-        if name is None:
-            parts.append((text, False))
-            skeleton.append(text)
-        else:
-            parts.append((slot(name), True))
-            skeleton.append("{}")
-    calls = []
-    for tool, arguments in pattern.calls:
-        wanted = {**arguments, **template.override}
-        found = {k: _resolve(v, {**given, "type": kind}) for k, v in wanted.items()}
-        found.update({k[1:]: v for k, v in given.items() if k.startswith("=")})
-        if "query" in found and "vtopic" in given:
-            found["query"] = given["vtopic"]
-        calls.append(Call(tool, {k: v for k, v in found.items() if v is not None}))
-    return _Said(parts, calls, f"{pattern.name}: {template.text}", "".join(skeleton))
+        pieces = expand(template.text, recipe.macros, rng)
+        parts = [(text, False) if name is None else (slot(name), True) for text, name in pieces]
+        skeleton = "".join(text if name is None else "{}" for text, name in pieces)
+        known = {**given, "type": kind, **{f"context.{key}": value for key, value in self.context.items()}}
+        calls = []
+        for tool, arguments in pattern.calls:
+            found = {k: _resolve(v, known) for k, v in {**arguments, **template.override}.items()}
+            found.update({k[1:]: v for k, v in given.items() if k.startswith("=")})
+            place = f"{template.place}: pattern {pattern.name!r}"
+            calls.append((Call(tool, {k: v for k, v in found.items() if v is not None}), place))
+        return _Said(parts, calls, f"{pattern.name}: {template.text}", skeleton)
 
 
-def _context(toolset: Toolset, rng: random.Random) -> dict[str, Any]:
-    """What a request brings: bound values that do not matter, and a day where the model is shown one."""
-    context: dict[str, Any] = dict.fromkeys(toolset.bound_keys, "/home/me/project")
-    if "date" in toolset.shown:
-        day = date(2024, 1, 1) + timedelta(days=rng.randrange(4 * 365))
-        context["date"] = day.isoformat()
-        if "weekday" in toolset.shown:
-            context["weekday"] = WEEKDAYS[day.weekday()]
-    return context
+def _unmarked(parts: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
+    """A request without the marks at its end, for where a frame sets its own."""
+    ends = [(text.rstrip(" ?!."), slot) if text and not slot else (text, slot) for text, slot in parts[-1:]]
+    return [*parts[:-1], *ends]
+
+
+def _context(recipe: Recipe, side: Side, rng: random.Random) -> dict[str, Any]:
+    """What a request brings: a value of each context key that the toolset binds or shows.
+
+    Where the recipe lists none for the date, it is any day of the years 2024 to 2027; the weekday is the date's.
+    """
+    keys = dict.fromkeys((*recipe.toolset.bound_keys, *recipe.toolset.shown))
+    listed = {key: recipe.context[key][side] for key in keys if key in recipe.context}
+    context = {key: values[0] if len(values) == 1 else rng.choice(values) for key, values in listed.items()}
+    if "date" not in listed and not {"date", "weekday"}.isdisjoint(keys):
+        context["date"] = (date(2024, 1, 1) + timedelta(days=rng.randrange(4 * 365))).isoformat()
+    if "weekday" in keys and "weekday" not in listed:
+        context["weekday"] = WEEKDAYS[date.fromisoformat(context["date"]).weekday()]
+    return {key: context[key] for key in keys}
 
 
 def _as_it_stands(call: Call, user: str, toolset: Toolset, split: Split) -> Call:
@@ -173,10 +243,11 @@ def _as_it_stands(call: Call, user: str, toolset: Toolset, split: Split) -> Call
     return Call(call.name, arguments)
 
 
-def _resolve(value: Any, given: dict[str, Any]) -> Any:
+def _resolve(value: Any, given: Mapping[str, Any]) -> Any:
     """An argument's value; None where its slot was not said.
 
-    ``{x}`` is what slot `x` means; text around slots makes a string of them, ``{x=default}`` names one's default there.
+    ``{x}`` is what slot `x` means, ``{x|y}`` what the first of them that was said means, ``{context.key}`` a value of
+    the request's context; text around slots makes a string of them, ``{x=default}`` names one's default there.
     """
     if isinstance(value, dict):
         return {k: v for k, v in ((k, _resolve(v, given)) for k, v in value.items()) if v is not None}
@@ -184,9 +255,14 @@ def _resolve(value: Any, given: dict[str, Any]) -> Any:
         return [v for v in (_resolve(v, given) for v in value) if v is not None]
     if not isinstance(value, str) or "{" not in value:
         return value
-    if re.fullmatch(r"\{[+a-z_0-9]+\}", value):
-        name = value[1:-1]
-        return given.get(name, given.get("vtopic") if name == "topic" else None)
-    if not any(given.get(name) is not None for name in re.findall(r"\{([+a-z_0-9]+)", value)):
+    whole = ARGUMENT.fullmatch(value)
+    if whole and whole[2] is None:
+        return _meant(whole[1], given)
+    if not any(_meant(names, given) is not None for names, _ in ARGUMENT.findall(value)):
         return None
-    return re.sub(r"\{([+a-z_0-9]+)(?:=([^}]*))?\}", lambda m: str(given.get(m[1], m[2] or "")), value)
+    return ARGUMENT.sub(lambda m: str(m[2] or "" if (v := _meant(m[1], given)) is None else v), value)
+
+
+def _meant(names: str, given: Mapping[str, Any]) -> Any:
+    """What the first of some slots (``a|b``) that was said stands for; None where none was."""
+    return next((given[name] for name in names.split("|") if name in given), None)

@@ -14,8 +14,8 @@
       todo: {open: 0.3, train: [buy milk], test: [...]}             # three in ten with other words (`openwords.py`)
 
 Strings may hold choices ``(a|b)`` and other slots ``{first}``. A slot `city2` is a second draw from `city`. What both
-sides list is an error, so that the fillers of training and of held-out requests differ; dates, times and numbers are
-worked out and shared.
+sides list is an error, so that the fillers of training and of held-out requests differ, unless the recipe's ``shared``
+names the slot; dates (counted from the context's), times and numbers are worked out and shared.
 """
 
 from __future__ import annotations
@@ -23,15 +23,18 @@ from __future__ import annotations
 import random
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, Final, Literal
 
 from train.data.leakage import bare
 from train.data.openwords import OpenWords
+from train.data.recipe_file import Fault, expect, mapping, nearest, number
+from train.data.templates import INNER
 
 Side = Literal["train", "test"]
+SIDES: Final[tuple[Side, ...]] = ("train", "test")
 Filled = tuple[str, Any]
 """What is said, and what is meant."""
 
@@ -40,7 +43,10 @@ MONTHS: Final = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
     "December",
 )  # fmt: skip
-_KINDS: Final = ("words", "digits", "verbatim", "date", "clock", "number")
+_LISTED: Final = ("words", "digits", "verbatim")
+_KINDS: Final = (*_LISTED, "date", "clock", "number")
+_KEYS: Final = ("kind", "train", "test", "low", "high", "places", "drop", "open")
+_BOUNDS: Final = {"low": 1, "high": 20, "places": 0}
 _CAPITALS: Final = string.ascii_uppercase
 _NUMBERS: Final = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
@@ -77,6 +83,21 @@ class Slots:
         """All that the slots list for a side."""
         return [way for slot in self._slots.values() for _, said in slot.ways.get(side, ()) for way in said]
 
+    def names(self) -> list[str]:
+        """The slots' names."""
+        return list(self._slots)
+
+    def kind(self, name: str) -> str:
+        """A slot's kind. Raises `KeyError` for an unknown one."""
+        return self._slots[name.rstrip("0123456789")].kind
+
+    def ways(self, name: str, side: Side) -> list[str]:
+        """All that a side may say for a slot, choices and inner slots as they stand; none where it is worked out."""
+        slot = self._slots[name]
+        if slot.kind == "verbatim":  # as it stands, braces and all: no slots
+            return [""]
+        return [way for _, said in slot.ways.get(side, ()) for way in said]
+
     def __contains__(self, name: str) -> bool:
         return name.rstrip("0123456789") in self._slots
 
@@ -110,43 +131,81 @@ class Slots:
     def _say(self, text: str, side: Side, context: Mapping[str, Any], rng: random.Random) -> str:
         while inner := re.search(r"\(([^()]*\|[^()]*)\)", text):
             text = text[: inner.start()] + rng.choice(inner.group(1).split("|")) + text[inner.end() :]
-        return re.sub(r"\{([a-z_0-9]+)\}", lambda m: self.fill(m[1], side, context, rng)[0], text)
+        return INNER.sub(lambda m: self.fill(m[1], side, context, rng)[0], text)
 
 
-def read_slots(data: Mapping[str, Any]) -> Slots:
-    """Slots from a recipe's ``slots``. Raises `ValueError` for an unknown kind and for fillers that both sides have."""
-    slots = {}
-    for name, spec in data.items():
-        kind = spec.get("kind", "words")
-        if kind not in _KINDS:
-            raise ValueError(f"slots: {name}: unknown kind {kind!r}; there are {', '.join(_KINDS)}")
-        ways = {side: _ways(spec[side]) for side in ("train", "test") if side in spec}
-        if kind in ("words", "digits", "verbatim"):
-            _disjoint(name, {side: {w for _, said in found for w in said} for side, found in ways.items()})
-        drop = tuple(str(word) for word in spec.get("drop", ()))
-        bounds = (int(spec.get("low", 1)), int(spec.get("high", 20)), int(spec.get("places", 0)))
-        share = float(spec.get("open", 0.0))
-        if share and (kind not in ("words", "verbatim") or not isinstance(spec.get("train"), Sequence)):
-            raise ValueError(f"slots: {name}: only lists of words (or verbatim ones) can be open")
-        slots[name] = Slot(kind, ways, *bounds, drop, share)
-    return Slots(slots)
+def read_slots(data: Mapping[str, Any], shared: Collection[str] = ()) -> Slots:
+    """Slots from a recipe's ``slots``; those that `shared` names may say the same on both sides.
+
+    Raises `Fault` (a `ValueError`) for an unknown kind or key, and for fillers that both sides have or one lacks.
+    """
+    return Slots({name: _slot(name, spec, name in shared) for name, spec in data.items()})
 
 
-def _ways(data: Any) -> list[tuple[Any, tuple[str, ...]]]:
+def _slot(name: str, spec: Any, shared: bool) -> Slot:
+    keys = ("slots", name)
+    if not re.fullmatch(r"[a-z_0-9]*[a-z_]", str(name)):
+        raise Fault(f"slots: {name!r}: small letters and underscores name a slot, no digit at the end", *keys)
+    mapping(spec, f"slots: {name}", _KEYS, (), *keys)
+    kind = spec.get("kind", "words")
+    if kind not in _KINDS:
+        raise Fault(f"slots: {name}: unknown kind {kind!r}{nearest(kind, _KINDS)}", *keys, "kind")
+    ways = {side: _ways(spec[side], f"slots: {name}", *keys, side) for side in SIDES if side in spec}
+    if kind in _LISTED:
+        said = {side: {w for _, said in found for w in said} for side, found in ways.items()}
+        _complete(name, said)
+        if not shared:
+            _disjoint(name, said)
+    elif ways:
+        raise Fault(f"slots: {name}: a {kind} is worked out; it lists nothing", *keys)
+    drop = tuple(str(word) for word in spec.get("drop", ()))
+    low, high, places = (_whole(spec, key, default, name) for key, default in _BOUNDS.items())
+    if low > high:
+        raise Fault(f"slots: {name}: low {low} is above high {high}", *keys)
+    share = number(spec.get("open", 0.0), f"slots: {name}: open", *keys, "open", most=1)
+    if share and (kind not in ("words", "verbatim") or not isinstance(spec.get("train"), Sequence)):
+        raise Fault(f"slots: {name}: only lists of words (or verbatim ones) can be open", *keys, "open")
+    return Slot(kind, ways, low, high, places, drop, share)
+
+
+def _whole(spec: Mapping[str, Any], key: str, default: int, name: str) -> int:
+    expect(spec.get(key, default), int, f"slots: {name}: {key}", "slots", name, key)
+    return int(spec.get(key, default))
+
+
+def _ways(data: Any, what: str, *keys: str) -> list[tuple[Any, tuple[str, ...]]]:
     if isinstance(data, Mapping):
-        return [(value, tuple(str(way) for way in said)) for value, said in data.items()]
-    return [(None, (str(way),)) for way in data]
+        return [(value, _said(said, f"{what}: {value}", *keys, value)) for value, said in data.items()]
+    return [(None, (way,)) for way in _said(data, what, *keys)]
 
 
-def _disjoint(name: str, sides: Mapping[str, set[str]]) -> None:
-    missing = {"train", "test"} - set(sides)
-    if missing:
-        raise ValueError(f"slots: {name}: nothing for {missing.pop()!r}; both sides need fillers")
-    train, test = ({way.lower() for way in sides[side]} for side in ("train", "test"))
+def _said(data: Any, what: str, *keys: Any) -> tuple[str, ...]:
+    """A list of ways to say something; numbers are text too, but what YAML takes for true or false is not."""
+    expect(data, list, what, *keys)
+    if not data:
+        raise Fault(f"{what}: nothing is listed", *keys)
+    for n, way in enumerate(data):
+        if not isinstance(way, str | int | float) or isinstance(way, bool):
+            expect(way, str, what, *keys, n)
+    return tuple(str(way) for way in data)
+
+
+def _complete(name: str, said: Mapping[str, set[str]]) -> None:
+    for side in SIDES:
+        if not said.get(side):
+            raise Fault(f"slots: {name}: nothing for {side!r}; both sides need fillers", "slots", name)
+
+
+def _disjoint(name: str, said: Mapping[str, set[str]]) -> None:
     # A filler of other slots and stop words is as different as those slots' are.
-    shared = {way for way in train & test if "{" not in way or bare(re.sub(r"\{[a-z_0-9]+\}", " ", way))}
-    if shared:
-        raise ValueError(f"slots: {name}: {sorted(shared)[0]!r} is in train and in test; fillers must differ")
+    own = {side: {way for way in said[side] if "{" not in way or bare(INNER.sub(" ", way))} for side in SIDES}
+    if both := in_both(own["train"], own["test"]):
+        raise Fault(f"slots: {name}: {both!r} is in train and in test; fillers must differ", "slots", name)
+
+
+def in_both(train: Iterable[str], test: Iterable[str]) -> str | None:
+    """The first text, in lower case, that both sides have; None where there is none."""
+    return min({text.lower() for text in train} & {text.lower() for text in test}, default=None)
 
 
 def a_date(today: date, rng: random.Random) -> Filled:

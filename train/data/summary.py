@@ -3,9 +3,13 @@
 ``data.json`` beside an adapter and ``report.json`` of ``edgecall data build`` have this form:
 
     {"toolset": name, "seed": n, "train": {"rows": n, "by_tool": {…}, "sha256": …}, "dev": {…}, "test": {…},
-     "corpora": [names], "against": [{"file": name, "rows": n}], "leaks": [...]}
+     "corpora": [names], "against": [{"file": name, "rows": n}], "shared": [names],
+     "leaks": [{"test": file, "rows": n, "exact": n, "normalised": n, "near": n, "template": n, "wording": n}, …]}
 
-An adapter's has neither ``test`` nor ``leaks``, and, where it was trained on case files, ``files`` like ``against``.
+``leaks`` counts the requests of each held-out file that training gives away, each once, as the worst kind that holds
+(`train.data.leak_counts`); a validation file has the first three. ``shared`` are the fillers that both sides may say.
+An adapter's has neither ``test``, ``leaks`` nor ``shared``, and, where it was trained on case files, ``files`` like
+``against``.
 The digest is that of ``training.json``, so that one can be told to be about the other.
 """
 

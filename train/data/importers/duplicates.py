@@ -1,7 +1,10 @@
 """Requests that are nearly the same: word sets whose overlap is at least a given share (Jaccard), found exactly.
 
 Only sets that share one of their rarest words can reach the share, so few pairs are compared (prefix filtering:
-Bayardo, Ma and Srikant, "Scaling Up All Pairs Similarity Search", 2007).
+Bayardo, Ma and Srikant, "Scaling Up All Pairs Similarity Search", 2007). MinHash, the usual way, estimates the overlap
+and misses pairs by chance; it pays where both sides are too large to index. Here one side is a test set of some hundred
+or thousand requests: the index holds those alone, and training rows pass by one at a time, each held against the few
+requests that share a rare word with it. Memory does not grow with the training rows; time grows as their number does.
 """
 
 from __future__ import annotations
