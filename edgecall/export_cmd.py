@@ -8,7 +8,9 @@ import sys
 import time
 import traceback
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from export.trim_record import Trim
     from router.cases import Case
     from router.toolset import Toolset
+    from runtimes.artifact import Artifact
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,13 @@ def parser() -> Parser:
     made.add_argument(
         "--trim-cases", metavar="FILE", help="tell which of these cases' requests are spelled otherwise after trimming"
     )
+    made.add_argument(
+        "--proof-requests",
+        metavar="N",
+        type=int,
+        help="requests in the proof: in the toolset's own words, then those of --cases (default: at most 12)",
+    )
+    made.add_argument("--cases", metavar="FILE", help="cases to take further requests of the proof from")
     made.add_argument("--threads", metavar="N", type=int, help="threads for the proof (default: the cores, at most 8)")
     made.add_argument("--json", action="store_true", help="print the result as JSON")
     return made
@@ -107,20 +117,28 @@ def main(argv: list[str]) -> int:
 def _export(
     arguments: Namespace, pairs: list[tuple[str, str]], trim: Trim | None, command: str, say: Say, done: Done
 ) -> list[Made]:
-    from export.pipeline import merge_checkpoint
+    from export.pipeline import export_one, merge_checkpoint
+    from export.proof_requests import proof_requests
     from router.cases import load_cases
     from router.toolset_load import load_toolset
 
     toolset = load_toolset(arguments.toolset)
-    cases = load_cases(arguments.trim_cases) if arguments.trim_cases else []
+    trim_cases = load_cases(arguments.trim_cases) if arguments.trim_cases else []
+    cases = load_cases(arguments.cases) if arguments.cases else []
+    asked = arguments.proof_requests
+    requests = None if asked is None else proof_requests(toolset, asked, cases)
     need("torch", "transformers", "safetensors", extra="export")
     work = Path(arguments.work) if arguments.work else cache_folder() / "merged"
     source = merge_checkpoint(arguments.model, work, adapter=arguments.adapter, toolset=toolset.name, progress=say)
     if trim is not None:
-        source = _trimmed(source, trim, toolset, work, cases, Path(arguments.out), say)
+        source = _trimmed(source, trim, toolset, work, trim_cases, Path(arguments.out), say)
+    make = partial(
+        export_one, source, out=arguments.out, toolset=toolset, command=command, requests=requests,
+        threads=arguments.threads, progress=say,
+    )  # fmt: skip
     results = []
     for fmt, quant in pairs:
-        results.append(_one(source, fmt, quant, arguments, toolset, command, say))
+        results.append(_one(make, fmt, quant))
         done()
     return results
 
@@ -137,17 +155,12 @@ def _trimmed(
     return trimmed
 
 
-def _one(
-    source: Checkpoint, fmt: str, quant: str, arguments: Namespace, toolset: Toolset, command: str, say: Say
-) -> Made:
-    from export.pipeline import export_one
+def _one(make: Callable[[str, str], Artifact], fmt: str, quant: str) -> Made:
     from export.proof_file import read_header
 
     start = time.perf_counter()
     try:
-        made = export_one(
-            source, fmt, quant, arguments.out, toolset, command, threads=arguments.threads, progress=say
-        )  # fmt: skip
+        made = make(fmt, quant)
         proof = "met" if read_header(made).met else "not met here"
         return Made(made.name, str(made.folder), made.size_bytes / 1e6, proof, time.perf_counter() - start)
     except Exception as error:  # the other artifacts are still made

@@ -96,6 +96,12 @@ class TestExport:
             (["--adapter", "nowhere"], "nowhere: no PEFT adapter"),
             (["--trim-tokens", "600"], "--trim-tokens says how to trim, not by what; give --trim-vocab english or"),
             (["--trim-cases", "x.jsonl"], "--trim-cases needs --trim-vocab"),
+            (["--proof-requests", "0"], "--proof-requests 0: is not positive"),
+            (
+                ["--proof-requests", "99"],
+                "--proof-requests 99: toolset 'lamps' and the cases give 7; give a",
+            ),
+            (["--cases", "none.jsonl"], "none.jsonl: no such case file"),
             (["--trim-vocab", "english", "--trim-tokens", "0"], "--trim-tokens 0: is not positive"),
             (["--trim-vocab", "englich"], "--trim-vocab englich: no such file; give 'english'"),
             (["--trim-vocab", "english", "--trim-cases", "none.jsonl"], "none.jsonl: no such case file"),
@@ -108,6 +114,17 @@ class TestExport:
         assert (ran.code, ran.out) == (2, "")
         assert ran.err.startswith(f"edgecall: {line}") and ran.err.count("\n") == 1
         assert not (tmp_path / "out").exists()
+
+    def test_so_many_requests_in_the_proof(self, export: Cli, tmp_path: Path) -> None:
+        from export.proof_file import read_proof
+
+        users = ["kitchen lit", "hall dark", "lit"]
+        cases = tmp_path / "cases.jsonl"
+        cases.write_text("".join(json.dumps({"id": user, "user": user, "calls": []}) + "\n" for user in users))
+        ran = export("--to", "safetensors", "--proof-requests", "9", "--cases", str(cases))
+        assert ran.code == 0, ran.err
+        _, rows = read_proof(open_artifact(tmp_path / "out" / "safetensors-fp32"))
+        assert len(rows) == 9 and [row.request for row in rows][-2:] == users[:2]
 
     def test_a_trimmed_vocabulary(self, export: Cli, tmp_path: Path) -> None:
         cases = tmp_path / "cases.jsonl"

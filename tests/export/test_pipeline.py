@@ -20,7 +20,8 @@ from export.merge import merge_checkpoint
 from export.pipeline import export_one, wire_name
 from export.proof import _tolerance, verify
 from export.proof_file import Header, read_proof, read_whole_proof
-from export.proof_requests import default_requests
+from export.proof_requests import default_requests, proof_requests
+from router.cases import Case
 from router.toolset import Schema, Tool, Toolset
 from runtimes.artifact import Artifact, open_artifact, sha256_file, write_manifest
 from runtimes.base import Availability
@@ -400,6 +401,16 @@ def test_default_requests_come_from_the_toolset(kiwi: Toolset) -> None:
     for tool in kiwi:
         assert any(tool.name in request for request in requests)
     assert len(default_requests(Toolset("one", (Tool("t", "", Schema("object")),)))) >= 5
+
+
+def test_more_requests_come_from_cases(kiwi: Toolset) -> None:
+    own = default_requests(kiwi, 99)
+    cases = [Case(str(number), user) for number, user in enumerate([own[0], *(f"request {i}" for i in range(8))])]
+    assert proof_requests(kiwi, 5, cases) == default_requests(kiwi, 5)
+    more = [f"request {i}" for i in (0, 2, 4, 6)]  # from all over the file; what is there already is not taken again
+    assert proof_requests(kiwi, len(own) + 4, cases) == (*own, *more)
+    with pytest.raises(UserError, match=f"the cases give {len(own) + 8}; give a longer file"):
+        proof_requests(kiwi, len(own) + 9, cases)
 
 
 # A full disk. RLIMIT_FSIZE makes every write past a size fail, as a full disk does, without needing one.
