@@ -54,6 +54,7 @@ def parser() -> Parser:
             "edgecall export seed --to gguf --quant q8_0,q4_k_m --out out/",
             "edgecall export seed --to gguf --quant q8_0+mlp=q4_0 --out out/",
             "edgecall export seed --to coreml --quant ane,pal6 --out out/",
+            "edgecall export seed --to coreml --quant fp16 --cases requests.jsonl --out out/",
             "edgecall export my-adapter/ --to gguf,onnx --quant gguf:f16,onnx:int8 --out out/",
             "edgecall export google/functiongemma-270m-it --to all --quant all --out out/",
             "edgecall export google/functiongemma-270m-it --trim-vocab english --to gguf --out out/",
@@ -86,7 +87,12 @@ def parser() -> Parser:
         type=int,
         help="requests in the proof: in the toolset's own words, then those of --cases (default: at most 12)",
     )
-    made.add_argument("--cases", metavar="FILE", help="cases to take further requests of the proof from")
+    made.add_argument(
+        "--cases",
+        metavar="FILE",
+        help="cases that a float16 Core ML package's ranges are measured on (default: requests in the toolset's own "
+        "words), and that --proof-requests takes more from",
+    )
     made.add_argument("--threads", metavar="N", type=int, help="threads for the proof (default: the cores, at most 8)")
     made.add_argument("--json", action="store_true", help="print the result as JSON")
     return made
@@ -99,6 +105,7 @@ def main(argv: list[str]) -> int:
     trim = trim_asked(arguments)
     if arguments.trim_cases and trim is None:
         raise UserError("--trim-cases needs --trim-vocab; without it every request is spelled as before")
+    _check_cases(arguments, pairs)
     command = shlex.join(["edgecall", "export", *argv])
     with steps(len(pairs)) as (say, done):
         results = _export(arguments, pairs, trim, command, say, done)
@@ -112,6 +119,18 @@ def main(argv: list[str]) -> int:
     if any(made.bug for made in results):
         return 1
     return 2 if any(made.error for made in results) else 0
+
+
+def _check_cases(arguments: Namespace, pairs: list[tuple[str, str]]) -> None:
+    """Raise `UserError` for cases that nothing asks for."""
+    from export import exporter
+
+    measured = any(quant in getattr(exporter(fmt), "MEASURED", ()) for fmt, quant in pairs)
+    if arguments.cases and not measured and arguments.proof_requests is None:
+        raise UserError(
+            f"--cases {arguments.cases}: nothing here measures ranges (a float16 Core ML package does); "
+            "give --proof-requests N too, or leave it out"
+        )
 
 
 def _export(
@@ -134,7 +153,7 @@ def _export(
         source = _trimmed(source, trim, toolset, work, trim_cases, Path(arguments.out), say)
     make = partial(
         export_one, source, out=arguments.out, toolset=toolset, command=command, requests=requests,
-        threads=arguments.threads, progress=say,
+        cases=cases, threads=arguments.threads, progress=say,
     )  # fmt: skip
     results = []
     for fmt, quant in pairs:

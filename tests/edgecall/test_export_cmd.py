@@ -101,7 +101,8 @@ class TestExport:
                 ["--proof-requests", "99"],
                 "--proof-requests 99: toolset 'lamps' and the cases give 7; give a",
             ),
-            (["--cases", "none.jsonl"], "none.jsonl: no such case file"),
+            (["--to", "coreml", "--cases", "none.jsonl"], "none.jsonl: no such case file"),
+            (["--to", "gguf,coreml", "--quant", "f16,coreml:fp32", "--cases", "x"], "--cases x: nothing here measures"),
             (["--trim-vocab", "english", "--trim-tokens", "0"], "--trim-tokens 0: is not positive"),
             (["--trim-vocab", "englich"], "--trim-vocab englich: no such file; give 'english'"),
             (["--trim-vocab", "english", "--trim-cases", "none.jsonl"], "none.jsonl: no such case file"),
@@ -125,6 +126,32 @@ class TestExport:
         assert ran.code == 0, ran.err
         _, rows = read_proof(open_artifact(tmp_path / "out" / "safetensors-fp32"))
         assert len(rows) == 9 and [row.request for row in rows][-2:] == users[:2]
+
+    def test_float16_is_measured_on_the_cases(
+        self, export: Cli, tiny: Checkpoint, lamps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pytest.importorskip("coremltools")
+        from export import coreml
+        from router.cases import load_cases
+        from router.toolset_load import load_toolset
+
+        seen: list[list[list[int]]] = []
+
+        def enough(net: Any, sequences: list[list[int]], *rest: Any) -> Any:
+            seen.append(sequences)
+            raise UserError("seen enough")
+
+        monkeypatch.setattr(coreml, "_into_float16", enough)
+        cases = tmp_path / "cases.jsonl"
+        calls = [{"name": "switch", "arguments": {"room": "kitchen", "state": "dark"}}]
+        cases.write_text(json.dumps({"id": "a", "user": "kitchen dark", "calls": calls}) + "\n")
+        for options in (["--cases", str(cases)], []):
+            ran = export("--to", "coreml", "--quant", "fp16", *options)
+            assert ran.err.splitlines()[-1] == "edgecall: coreml-fp16: seen enough"
+        with_cases, without = seen
+        toolset = load_toolset(lamps)
+        assert with_cases == coreml.samples(tiny, toolset, load_cases(cases))[1] != without
+        assert len(with_cases) == 2 and without == coreml.samples(tiny, toolset)[1]
 
     def test_a_trimmed_vocabulary(self, export: Cli, tmp_path: Path) -> None:
         cases = tmp_path / "cases.jsonl"

@@ -40,8 +40,11 @@ def source(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Checkp
 
 @pytest.fixture
 def export(source: Checkpoint, tmp_path: Path) -> Callable[..., Artifact]:
-    def run(quant: str = "fp32", *, toolset: Toolset = LIGHTS, source: Checkpoint = source) -> Artifact:
-        return export_one(source, "safetensors", quant, tmp_path / "out", toolset, requests=REQUESTS, threads=1)
+    def run(
+        quant: str = "fp32", *, toolset: Toolset = LIGHTS, source: Checkpoint = source, cases: list[Case] | None = None
+    ) -> Artifact:
+        out = tmp_path / "out"
+        return export_one(source, "safetensors", quant, out, toolset, requests=REQUESTS, cases=cases or (), threads=1)
 
     return run
 
@@ -117,6 +120,23 @@ def test_a_second_export_is_a_cache_hit(export: Callable[..., Artifact]) -> None
     before = (first.folder / "manifest.json").stat()
     assert export() == first
     assert (first.folder / "manifest.json").stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_cases_are_for_those_that_measure(export: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
+    import export.safetensors as writer
+
+    cases, seen = [Case("1", "kitchen")], []
+    key, real = export().manifest["key"], writer.write
+    assert export(cases=cases).manifest["key"] == key
+
+    def write(*given: Any, cases: list[Case]) -> Any:
+        seen.append(cases)
+        return real(*given)
+
+    monkeypatch.setattr(writer, "MEASURED", ("fp32",), raising=False)
+    monkeypatch.setattr(writer, "write", write)
+    assert export(cases=cases).manifest["key"] not in (key, export(cases=[Case("2", "hall")]).manifest["key"])
+    assert seen == [cases, [Case("2", "hall")]]
 
 
 def test_a_changed_byte_is_named_and_mended(export: Callable[..., Artifact]) -> None:
