@@ -246,6 +246,14 @@ class TestVerify:
         told = f"edgecall: {tmp_path}: not an artifact (manifest.json is missing); make one with `edgecall export`"
         assert ran.err.splitlines()[-1] == told
 
+    def test_a_precision_is_for_what_is_emulated(self, cli: Cli, exported: Path) -> None:
+        ran = cli("verify", str(exported), "--precision", "float32")
+        told = "edgecall: --precision is for coreml artifacts; safetensors-fp32 is none, leave it out\n"
+        assert ran == Ran(2, "", told)
+        ran = cli("verify", str(exported), "--precision", "float32", "--runtime", "torch")
+        told = "edgecall: torch: computes as it does; --precision is for coreml-reference\n"
+        assert (ran.code, ran.err) == (2, told)
+
     def test_a_runtime_of_another_format(self, cli: Cli, exported: Path) -> None:
         ran = cli("verify", str(exported), "--runtime", "llama_cpp")
         assert (ran.code, ran.out) == (2, "")
