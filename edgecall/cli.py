@@ -30,6 +30,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command("train.cli:main", "train a base or a LoRA adapter", "train"),
     "export": Command("edgecall.export_cmd:main", "turn a model into artifacts: GGUF, ONNX, Core ML, MLX", "export"),
     "verify": Command("edgecall.verify_cmd:main", "check an artifact's files and prove its calls again, here"),
+    "inspect": Command("edgecall.inspect_cmd:main", "what is in a Core ML package, and does it stay finite", "export"),
     "bench": Command("bench.cli:main", "accuracy and latency of every runtime, on the same cases", "bench"),
     "route": Command("edgecall.route:main", "turn one request into tool calls"),
 }

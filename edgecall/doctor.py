@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
         "Every runtime, exporter, device and training backend: available or not, and\n"
         "if not, why and how to get it.\n\n"
         "With --fp16: how large a model's intermediates get beside float16's 65,504, and what\n"
-        "an exact rescaling of its weights makes of them (docs/coreml.md).",
+        "an exact rescaling of its weights makes of them (docs/coreml-internals.md).",
         [
             "edgecall doctor",
             "edgecall doctor --json",

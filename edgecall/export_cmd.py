@@ -8,7 +8,9 @@ import sys
 import time
 import traceback
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from export.trim_record import Trim
     from router.cases import Case
     from router.toolset import Toolset
+    from runtimes.artifact import Artifact
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ def parser() -> Parser:
             "edgecall export seed --to gguf --quant q8_0,q4_k_m --out out/",
             "edgecall export seed --to gguf --quant q8_0+mlp=q4_0 --out out/",
             "edgecall export seed --to coreml --quant ane,pal6 --out out/",
+            "edgecall export seed --to coreml --quant fp16 --cases requests.jsonl --out out/",
             "edgecall export my-adapter/ --to gguf,onnx --quant gguf:f16,onnx:int8 --out out/",
             "edgecall export google/functiongemma-270m-it --to all --quant all --out out/",
             "edgecall export google/functiongemma-270m-it --trim-vocab english --to gguf --out out/",
@@ -77,6 +81,18 @@ def parser() -> Parser:
     made.add_argument(
         "--trim-cases", metavar="FILE", help="tell which of these cases' requests are spelled otherwise after trimming"
     )
+    made.add_argument(
+        "--proof-requests",
+        metavar="N",
+        type=int,
+        help="requests in the proof: in the toolset's own words, then those of --cases (default: at most 12)",
+    )
+    made.add_argument(
+        "--cases",
+        metavar="FILE",
+        help="cases that a float16 Core ML package's ranges are measured on (default: requests in the toolset's own "
+        "words), and that --proof-requests takes more from",
+    )
     made.add_argument("--threads", metavar="N", type=int, help="threads for the proof (default: the cores, at most 8)")
     made.add_argument("--json", action="store_true", help="print the result as JSON")
     return made
@@ -89,6 +105,7 @@ def main(argv: list[str]) -> int:
     trim = trim_asked(arguments)
     if arguments.trim_cases and trim is None:
         raise UserError("--trim-cases needs --trim-vocab; without it every request is spelled as before")
+    _check_cases(arguments, pairs)
     command = shlex.join(["edgecall", "export", *argv])
     with steps(len(pairs)) as (say, done):
         results = _export(arguments, pairs, trim, command, say, done)
@@ -104,23 +121,43 @@ def main(argv: list[str]) -> int:
     return 2 if any(made.error for made in results) else 0
 
 
+def _check_cases(arguments: Namespace, pairs: list[tuple[str, str]]) -> None:
+    """Raise `UserError` for cases that nothing asks for."""
+    from export import exporter
+
+    measured = any(quant in getattr(exporter(fmt), "MEASURED", ()) for fmt, quant in pairs)
+    if arguments.cases and not measured and arguments.proof_requests is None:
+        raise UserError(
+            f"--cases {arguments.cases}: nothing here measures ranges (a float16 Core ML package does); "
+            "give --proof-requests N too, or leave it out"
+        )
+
+
 def _export(
     arguments: Namespace, pairs: list[tuple[str, str]], trim: Trim | None, command: str, say: Say, done: Done
 ) -> list[Made]:
-    from export.pipeline import merge_checkpoint
+    from export.pipeline import export_one, merge_checkpoint
+    from export.proof_requests import proof_requests
     from router.cases import load_cases
     from router.toolset_load import load_toolset
 
     toolset = load_toolset(arguments.toolset)
-    cases = load_cases(arguments.trim_cases) if arguments.trim_cases else []
+    trim_cases = load_cases(arguments.trim_cases) if arguments.trim_cases else []
+    cases = load_cases(arguments.cases) if arguments.cases else []
+    asked = arguments.proof_requests
+    requests = None if asked is None else proof_requests(toolset, asked, cases)
     need("torch", "transformers", "safetensors", extra="export")
     work = Path(arguments.work) if arguments.work else cache_folder() / "merged"
     source = merge_checkpoint(arguments.model, work, adapter=arguments.adapter, toolset=toolset.name, progress=say)
     if trim is not None:
-        source = _trimmed(source, trim, toolset, work, cases, Path(arguments.out), say)
+        source = _trimmed(source, trim, toolset, work, trim_cases, Path(arguments.out), say)
+    make = partial(
+        export_one, source, out=arguments.out, toolset=toolset, command=command, requests=requests,
+        cases=cases, threads=arguments.threads, progress=say,
+    )  # fmt: skip
     results = []
     for fmt, quant in pairs:
-        results.append(_one(source, fmt, quant, arguments, toolset, command, say))
+        results.append(_one(make, fmt, quant))
         done()
     return results
 
@@ -137,17 +174,12 @@ def _trimmed(
     return trimmed
 
 
-def _one(
-    source: Checkpoint, fmt: str, quant: str, arguments: Namespace, toolset: Toolset, command: str, say: Say
-) -> Made:
-    from export.pipeline import export_one
+def _one(make: Callable[[str, str], Artifact], fmt: str, quant: str) -> Made:
     from export.proof_file import read_header
 
     start = time.perf_counter()
     try:
-        made = export_one(
-            source, fmt, quant, arguments.out, toolset, command, threads=arguments.threads, progress=say
-        )  # fmt: skip
+        made = make(fmt, quant)
         proof = "met" if read_header(made).met else "not met here"
         return Made(made.name, str(made.folder), made.size_bytes / 1e6, proof, time.perf_counter() - start)
     except Exception as error:  # the other artifacts are still made

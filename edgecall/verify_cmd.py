@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from edgecall.progress import steps
@@ -28,12 +29,19 @@ def parser() -> Parser:
             "edgecall verify out/gguf-q8_0",
             "edgecall verify out/* --json",
             "edgecall verify out/onnx-fp32 --runtime onnxruntime --device cuda",
+            "edgecall verify out/coreml-fp16 --precision float32",
         ],
         usage="edgecall verify DIR [DIR ...] [options]",
     )
     made.add_argument("folders", metavar="DIR", nargs="+", help="artifact folder, as `edgecall export` made it")
     made.add_argument("--runtime", metavar="NAME", help="runtime to prove it on (default: the format's own)")
     made.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu, cuda, metal, ... (default: auto)")
+    made.add_argument(
+        "--precision",
+        choices=("declared", "float32"),
+        help="Core ML, in its reference interpreter: round every value as declared, or none: what then still differs "
+        "is not rounding (default: declared)",
+    )
     made.add_argument("--threads", metavar="N", type=int, help="threads to use (default: half the cores, at most 8)")
     made.add_argument("--json", action="store_true", help="print the result as JSON")
     return made
@@ -44,6 +52,10 @@ def main(argv: list[str]) -> int:
     arguments = parser().parse_args(argv)
     from export.proof import verify
 
+    prove = partial(
+        verify, runtime=arguments.runtime, device=arguments.device, threads=arguments.threads,
+        precision=arguments.precision,
+    )  # fmt: skip
     results: list[VerifyResult] = []
     errors: list[tuple[str, str]] = []
     with steps(len(arguments.folders)) as (say, done):
@@ -51,7 +63,7 @@ def main(argv: list[str]) -> int:
             if len(arguments.folders) > 1:
                 say(f"verifying {folder}")
             try:
-                results.append(verify(folder, arguments.runtime, arguments.device, arguments.threads))
+                results.append(prove(folder))
             except Exception as error:  # the other folders are still verified
                 line = explain(error, extra="export")
                 if line is None:

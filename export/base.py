@@ -7,6 +7,7 @@ An exporter module offers, under these fixed names:
 ``availability() -> Availability``               cheap
 ``write(source, folder, quant, toolset) -> Written``   writes the weights (and companions) into `folder`
 ``SCHEME``        `export.mixed.Scheme`: what classes of matrices can have; left out where nothing can be mixed
+``MEASURED``      those for which `write` measures ranges and takes ``cases``, whose prompts it runs; left out for none
 ``BENCH_QUANTS``   what a full bench runs; left out where that is the defaults
 ``NO_OUTPUT_TRIM``   why the output matrix alone cannot lose rows; "" where it can (`Checkpoint.output_ids` are kept)
 """

@@ -43,6 +43,7 @@ QUANTS: dict[str, Quant] = {
 `export.coreml_quant`; six bits are compared with four, as other formats' are."""
 NEURAL = "ane"
 DEFAULT_QUANTS = ("fp32", "fp16")
+MEASURED = tuple(name for name in QUANTS if name != "fp32")
 BENCH_QUANTS = tuple(QUANTS)
 NO_OUTPUT_TRIM = "apps read the package's logits by token id"
 
@@ -67,9 +68,15 @@ def availability() -> Availability:
 
 
 def write(
-    source: Checkpoint, folder: Path, quant: str, toolset: Toolset, *, context_length: int | None = None
+    source: Checkpoint,
+    folder: Path,
+    quant: str,
+    toolset: Toolset,
+    *,
+    cases: Sequence[Case] = (),
+    context_length: int | None = None,
 ) -> Written:
-    """Write ``model.mlpackage`` into `folder`.
+    """Write ``model.mlpackage`` into `folder`. `cases` are what float16's ranges are measured on (`samples`).
 
     `context_length` is the cache's capacity: 2,048 unless the toolset's prompt needs more, and never more than the
     checkpoint's own. A compressed variant is the float16 package with its matrices compressed. Raises `UserError` for
@@ -85,11 +92,12 @@ def write(
     from export.coreml_model import load_checkpoint
     from export.coreml_quant import SCHEMES, compress, take_back
 
-    capacity, sequences = samples(source, toolset, context_length=context_length)
+    capacity, sequences = samples(source, toolset, cases, context_length=context_length)
     net = load_checkpoint(source, capacity, exact=quant == "fp32")
     details: dict[str, Any] = {"context_length": capacity}
     if not net.exact:
         details["fp16"], details["fp16_safe"] = _into_float16(net, sequences, source, quant)
+        details["fp16"]["cases"] = len(cases)
     net.reset()
     if quant == NEURAL:
         model = _functions(net)

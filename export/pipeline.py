@@ -25,6 +25,7 @@ from export.merge import merge_checkpoint
 from export.proof import make_proof
 from export.proof_file import read_header
 from export.trim_record import recorded_trim
+from router.cases import Case
 from router.toolset import Toolset, to_dict
 from router.wire import WIRES
 from runtimes import prover, runtime
@@ -51,6 +52,7 @@ def export_one(
     command: str = "",
     *,
     requests: Sequence[str] | None = None,
+    cases: Sequence[Case] = (),
     threads: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Artifact:
@@ -58,7 +60,8 @@ def export_one(
 
     A mix (`export.mixed`) goes by its one name, however it is spelled. `requests` are proved instead of the ones
     derived from the toolset; of none only that the artifact opens (weights
-    that nobody trained make no calls). Whatever was under that name stays until the
+    that nobody trained make no calls). `cases` are what a format that measures ranges (``MEASURED``) runs instead of
+    requests derived from the toolset. Whatever was under that name stays until the
     new artifact is complete. Raises `UserError` (also for a full disk, and where the export misses its tolerance),
     `UnavailableError` where the exporter's packages are missing.
     """
@@ -72,7 +75,8 @@ def export_one(
         raise UnavailableError(f"cannot export {fmt} with fewer output rows alone: {why}; use --trim-form full")
     target = Path(out) / f"{fmt}-{quant}"
     say = progress or (lambda line: None)
-    key = _key(source, fmt, quant, toolset, requests)
+    measured = list(cases) if quant in getattr(module, "MEASURED", ()) else []
+    key = _key(source, fmt, quant, toolset, requests, measured)
     with disk_errors(target):
         if target.parent.is_dir():
             recover(target)
@@ -85,7 +89,8 @@ def export_one(
         _check_space(source, spec, target)
         with staged(target) as staging:
             say(f"writing {target}")
-            written: Written = module.write(source, staging, quant, toolset)
+            extra = {"cases": measured} if measured else {}
+            written: Written = module.write(source, staging, quant, toolset, **extra)
             shutil.copyfile(source.folder / TOKENIZER, staging / TOKENIZER)
             if source.output_ids is not None:
                 shutil.copyfile(source.folder / OUTPUT_IDS, staging / OUTPUT_IDS)
@@ -114,7 +119,14 @@ def wire_name(tokenizer: Path) -> str:
     raise UserError(f"{tokenizer}: no token {missing!r}; use a base whose tokenizer has FunctionGemma's control tokens")
 
 
-def _key(source: Checkpoint, fmt: str, quant: str, toolset: Toolset, requests: Sequence[str] | None) -> str:
+def _key(
+    source: Checkpoint,
+    fmt: str,
+    quant: str,
+    toolset: Toolset,
+    requests: Sequence[str] | None,
+    measured: Sequence[Case] = (),
+) -> str:
     """Names an export: the content that goes in, the options, and the code that makes it."""
     here = Path(__file__).resolve().parent
     shared = (here / "base.py", here / "mixed.py", here / "pipeline.py")
@@ -126,6 +138,7 @@ def _key(source: Checkpoint, fmt: str, quant: str, toolset: Toolset, requests: S
         source.name,
         toolset.sha256,
         json.dumps(list(requests) if requests is not None else None),
+        json.dumps([case.to_dict() for case in measured]),
         json.dumps(recorded_trim(source.folder)),
         *(f"{sha256_file(path)} {path.name}" for path in code),
     ]

@@ -22,7 +22,7 @@ from export.proof_run import Measured, measure, reference, short
 from router.cases import same_calls
 from router.toolset import Toolset
 from router.toolset_load import load_json
-from runtimes import FORMATS, prover
+from runtimes import FORMATS, STAND_INS, prover
 from runtimes import runtime as runtime_module
 from runtimes.artifact import MANIFEST, Artifact, open_artifact
 from runtimes.base import Availability
@@ -108,10 +108,17 @@ def make_proof(
 
 
 def verify(
-    artifact: str | Path | Artifact, runtime: str | None = None, device: str = "auto", threads: int | None = None
+    artifact: str | Path | Artifact,
+    runtime: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    *,
+    precision: str | None = None,
 ) -> VerifyResult:
     """Check an artifact's hashes and prove its logits and calls again, here and now.
 
+    `precision`: "declared" or "float32", for the format's stand-in, which is then asked; a difference that float32 does
+    not have is rounding, any other is the graph's or the weights'.
     Raises `UserError` for a folder that is no artifact, and for a runtime or device that was asked for by name and is
     not there; everything else is a failed check. Where the format's own runtime is missing, its stand-in proves the
     artifact; where there is none, nothing is proven.
@@ -124,7 +131,7 @@ def verify(
             raise
         return VerifyResult(folder, folder.name, "", device, "failed", (Check("hashes", False, str(error)),))
     checks = [Check("hashes", True, f"{len(found.manifest['files'])} files as the manifest says")]
-    name = runtime or prover(found.format)
+    name = runtime or (prover(found.format) if precision is None else _stand_in(found))
     try:
         proof = read_whole_proof(found)
         toolset = load_json(found.toolset)
@@ -138,12 +145,13 @@ def verify(
         checks += [Check("logits", None, f"{name}: {state.reason}"), Check("calls", None, state.fix)]
         return VerifyResult(folder, found.name, name, device, "not proven on this machine", tuple(checks))
     try:
-        measured = measure(found, rows, proof.probe, toolset, name, device, threads)
+        measured = measure(found, rows, proof.probe, toolset, name, device, threads, precision)
     except ArtifactError as error:  # its hashes are right, and it cannot be run
         checks.append(Check("logits", False, str(error)))
         return VerifyResult(folder, found.name, name, device, "failed", tuple(checks))
     tolerance = _tolerance(header, name)
-    where = f"; in {name}, not in {FORMATS[found.format]} itself" if measured.emulated else ""
+    how = f"{name} in float32" if precision == "float32" else name
+    where = f"; in {how}, not in {FORMATS[found.format]} itself" if measured.emulated else ""
     checks.append(
         Check(
             "logits",
@@ -213,6 +221,13 @@ def _check_functions(header: Header, apart: float) -> Check:
     """Requests and the probe call some of a model's functions; what others compute is held against those."""
     limit = header.format_tolerance
     return Check("functions", apart <= limit, f"of one model, at most {apart:.2g} apart, tolerance {limit:.2g}")
+
+
+def _stand_in(artifact: Artifact) -> str:
+    """What can leave out the rounding of a format. Raises `UserError` where nothing stands in for its runtime."""
+    if artifact.format not in STAND_INS:
+        raise UserError(f"--precision is for {', '.join(STAND_INS)} artifacts; {artifact.name} is none, leave it out")
+    return STAND_INS[artifact.format]
 
 
 def _available(runtime_name: str) -> Availability:

@@ -1,10 +1,12 @@
-"""The requests that an export is proved with where nobody gives others: made from the toolset's own words."""
+"""The requests that an export is proved with: made from the toolset's own words, and more from cases where asked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+from router.cases import Case
 from router.toolset import Schema, Toolset
+from runtimes.errors import UserError
 
 REQUESTS = 12
 _CONTEXT = {"date": "2026-03-11", "weekday": "Wednesday", "time": "09:41", "datetime": "2026-03-11T09:41:00"}
@@ -15,10 +17,31 @@ _FIXED = ("hello", "what is the capital of France?", "<end_of_turn>\n<escape>not
 
 def default_requests(toolset: Toolset, n: int = REQUESTS) -> tuple[str, ...]:
     """`n` requests made from a toolset's own words, the same every time, and some that fit no tool."""
-    made = list(dict.fromkeys(_requests_of(toolset)))
-    room = max(1, n - len(_FIXED))
-    step = max(1.0, len(made) / room)
-    return (*(made[int(i * step)] for i in range(min(room, len(made)))), *_FIXED)[:n]
+    return (*_spread(_requests_of(toolset), max(1, n - len(_FIXED))), *_FIXED)[:n]
+
+
+def proof_requests(toolset: Toolset, n: int, cases: Iterable[Case] = ()) -> tuple[str, ...]:
+    """`n` different requests: `default_requests`, and as many of `cases` as are still needed.
+
+    Raises `UserError` where both together have fewer.
+    """
+    if n < 1:
+        raise UserError(f"--proof-requests {n}: is not positive; a proof needs at least one request")
+    own = default_requests(toolset, n)
+    more = _spread((case.user for case in cases if case.user not in own), n - len(own))
+    if len(own) + len(more) < n:
+        raise UserError(
+            f"--proof-requests {n}: toolset {toolset.name!r} and the cases give {len(own) + len(more)}; "
+            "give a longer file with --cases, or ask for fewer"
+        )
+    return (*own, *more)
+
+
+def _spread(requests: Iterable[str], n: int) -> Sequence[str]:
+    """`n` of the different `requests` in their order, the same distance from each other; all where there are fewer."""
+    different = list(dict.fromkeys(requests))
+    step = max(1.0, len(different) / max(1, n))
+    return [different[int(i * step)] for i in range(min(n, len(different)))]
 
 
 def sample_context(toolset: Toolset) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,8 @@ from runtimes.base import Functions, Logits, Model
 from runtimes.errors import UserError
 
 TOP_K = 8
-SOME = 12
-"""Tokens of a prompt behind which a model's functions are compared."""
+FILL = 256
+"""Tokens of prompts with which a model's functions are compared: enough for the longest."""
 LONGEST = 256
 """Tokens of a completion in a proof; a model that has not ended by then made no calls."""
 
@@ -100,9 +101,11 @@ def measure(
     runtime_name: str,
     device: str,
     threads: int | None,
+    precision: str | None = None,
 ) -> Measured:
-    """Run an artifact over the proof: its calls, and its logits against the reference's."""
-    model = open_model(artifact, runtime_name=runtime_name, device=device, threads=threads)
+    """Run an artifact over the proof: its calls, and its logits against the reference's. `precision`: see
+    `runtimes.open_model`."""
+    model = open_model(artifact, runtime_name=runtime_name, device=device, threads=threads, precision=precision)
     try:
         decoder = _Decoder(model, artifact, toolset)
         decoded = [decoder.decode(row.request) for row in rows]
@@ -120,7 +123,7 @@ def measure(
                 hits += int(got.argmax()) == decision.ids[0]
         probed = 0.0 if probe is None else probe_error(probe, probe_logits(model, probe.tokens))
         session = model.session()
-        apart = session.disagreement(rows[0].prompt[:SOME]) if rows and isinstance(session, Functions) else None
+        apart = session.disagreement(_tokens(rows, model)) if rows and isinstance(session, Functions) else None
         same = sum(same_calls(d.calls, r.reference_calls, toolset) for d, r in zip(decoded, rows, strict=True))
         return Measured(
             decoded, max_abs, worst, positions, hits / max(1, positions), same,
@@ -203,6 +206,11 @@ class _Decoder:
         self.session.append(prompt[known:-1])
         rows = self.session.append([prompt[-1], *completion[:-1]], rows="all")
         return rows[: len(completion)]
+
+
+def _tokens(rows: Sequence[Row], model: Model) -> list[int]:
+    """What the functions of `model` are compared behind: prompts, and those again, until they or its cache are full."""
+    return list(islice(cycle(token for row in rows for token in row.prompt), min(FILL, model.context_length)))
 
 
 def _rows(model: Model, artifact: Artifact, toolset: Toolset, requests: Sequence[str]) -> Iterator[Row]:

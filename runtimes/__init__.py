@@ -67,14 +67,25 @@ def prover(fmt: str) -> str:
 
 
 def open_model(
-    artifact: Artifact, *, runtime_name: str | None = None, device: str = "auto", threads: int | None = None
+    artifact: Artifact,
+    *,
+    runtime_name: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    precision: str | None = None,
 ) -> Model:
-    """Open `artifact` with the runtime of its format, or with `runtime_name`."""
+    """Open `artifact` with the runtime of its format, or with `runtime_name`.
+
+    `precision`: of a stand-in alone, which can leave out the format's rounding ("float32"); None for the declared one.
+    """
     name = runtime_name or FORMATS[artifact.format]
     module = runtime(name)
     if module.FORMAT != artifact.format:
         raise UserError(f"{artifact.folder}: {name} opens {module.FORMAT} artifacts, this is {artifact.format}")
-    model: Model = module.open_model(artifact, device=device, threads=threads)
+    if precision is not None and not is_emulated(name):
+        raise UserError(f"{name}: computes as it does; --precision is for {', '.join(STAND_INS.values())}")
+    extra = {} if precision is None else {"precision": precision}
+    model: Model = module.open_model(artifact, device=device, threads=threads, **extra)
     return model
 
 

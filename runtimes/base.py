@@ -63,8 +63,8 @@ class Functions(Protocol):
     """What a session may offer besides, where several functions of a model compute the same."""
 
     def disagreement(self, tokens: Sequence[int]) -> float | None:
-        """How far apart the logits are that they give behind `tokens`; NaN where one is, None where there is one
-        function. For an empty session, which it leaves empty."""
+        """How far apart the logits are that they give behind `tokens`, with which each is filled as far as they go; NaN
+        where one is, None where there is one function. For an empty session, which it leaves empty."""
         ...
 
 

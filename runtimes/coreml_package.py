@@ -221,7 +221,12 @@ class PackageSession(CountingSession):
 
     def choose(self, tokens: Sequence[int], allowed: Ids) -> tuple[int, float]:
         """Append `tokens`; the best of the ids `allowed` (ascending) behind the last, found in the package, and its
-        logit. Of equal ones the first. Raises `SessionError` as `append`, and where the package cannot."""
+        logit. Of equal ones the first. Raises `SessionError` as `append`, and where the package cannot.
+
+        For apps, which decide by it alone. The router does not call it: it asks how near the next best was, to decide
+        near ties alike on every runtime, and it appends a forced run with the decision behind it in one pass, where
+        this takes another for the last token.
+        """
         check_ids(allowed, self._model.vocab_size)
         found: list[Any] = []
 
@@ -238,30 +243,49 @@ class PackageSession(CountingSession):
         return logits[-1] if rows == "last" else logits
 
     def disagreement(self, tokens: Sequence[int]) -> float | None:
-        """`runtimes.base.Functions`: each against ``decode_1``, token by token, and the choice against the best."""
+        """`runtimes.base.Functions`: every function full of `tokens`, and padded, against ``decode_1`` token by token;
+        beyond the longest that gives all rows against those, since by then they are known. And the choice against the
+        best."""
         whole = self._interface
         if not isinstance(whole, Fixed):
             return None
         vocab = self._model.vocab_size
-        alone = replace(whole, last={1: whole.last[1]})
-        want = np.stack([forward(self._predict, alone.steps([t], i, "last"), vocab)[0] for i, t in enumerate(tokens)])
+        known = min(max(whole.every), len(tokens))
+        alone = replace(whole, last={1: whole.last[1]}, every={1: whole.last[1]})
+        want = forward(self._predict, alone.steps(tokens[:known], 0, "all"), vocab)
         worst = 0.0
-        for size, name in whole.last.items():
-            got = forward(self._predict, replace(whole, last={size: name}).steps(tokens, 0, "last"), vocab)
-            worst = _worse(worst, got[0] - want[-1])
         for size, name in whole.every.items():
-            got = forward(self._predict, replace(whole, every={size: name}).steps(tokens, 0, "all"), vocab)
-            worst = _worse(worst, got - want)
+            for count in _fills(size, known):
+                one = replace(whole, every={size: name}).steps(tokens[:count], 0, "all")
+                worst = _worse(worst, forward(self._predict, one, vocab) - want[:count])
+        for size, name in whole.last.items():
+            for count in _fills(size, len(tokens)):
+                row = want[count - 1] if count <= known else self._behind(tokens[:count])
+                one = replace(whole, last={size: name}).steps(tokens[:count], 0, "last")
+                worst = _worse(worst, forward(self._predict, one, vocab)[0] - row)
         if whole.choose is not None:
-            (step,) = whole.choice(tokens[-1:], len(tokens) - 1, np.arange(vocab))
+            (step,) = whole.choice(tokens[known - 1 : known], known - 1, np.arange(vocab))
             out = self._predict(step.function, step.inputs)
             best = want[-1][int(np.asarray(out["id"]).reshape(-1)[0])]
             worst = _worse(worst, np.array([best, np.asarray(out["logit"]).reshape(-1)[0]]) - want[-1].max())
         return worst
 
+    def _behind(self, tokens: Sequence[int]) -> Logits:
+        """The logits behind `tokens`, from an empty cache, by the functions that give all rows: (vocab,)."""
+        *before, last = self._interface.steps(tokens, 0, "all")
+        for step in before:
+            self._predict(step.function, step.inputs)
+        logits: Logits = forward(self._predict, [last._replace(keep=last.keep[-1:])], self._model.vocab_size)[0]
+        return logits
+
     @abstractmethod
     def _predict(self, function: str, inputs: Inputs) -> Mapping[str, Any]:
         """One prediction on the session's state: outputs by name."""
+
+
+def _fills(size: int, most: int) -> tuple[int, ...]:
+    """Numbers of tokens that fill a function over `size` of them, and that leave it padding; at most `most`."""
+    return tuple(sorted({min(size, most), min(size // 2 + 1, most)}))
 
 
 def _worse(worst: float, differences: npt.NDArray[Any]) -> float:

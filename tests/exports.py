@@ -44,9 +44,9 @@ class Neural:
 def variants() -> Iterator[tuple[str, str, str]]:
     """Every registered runtime with its format and each of that one's quantizations; a module that cannot be imported
     fails its test. A stand-in gets those of 16 bits and more: the narrower ones differ in constants that it computes
-    when it loads them, which tests/export/test_coreml_quant.py holds against PyTorch at a fraction of the time. Nor
-    does it get the one for the Neural Engine, whose every pass is over the whole cache: a smaller network's is in
-    tests/runtimes/test_coreml_package.py."""
+    when it loads them. tests/export/test_coreml_quant.py holds their logits, and the state after appends and rewinds,
+    against PyTorch at a fraction of the time. Nor does it get the one for the Neural Engine, whose every pass is over
+    the whole cache: a smaller network's goes through splits and rewinds in tests/runtimes/test_coreml_package.py."""
     for name in RUNTIMES:
         try:
             fmt = runtime(name).FORMAT

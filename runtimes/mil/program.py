@@ -61,6 +61,8 @@ class Feature:
     ranges: tuple[tuple[int, int], ...]
     """Smallest and largest size of each axis; -1 as the largest is any."""
     shapes: tuple[tuple[int, ...], ...] = ()
+    default: tuple[int, ...] = ()
+    """The shape that is taken where none is said."""
 
     def allows(self, shape: tuple[int, ...]) -> bool:
         """Whether Core ML takes an array of that shape for this input."""

@@ -189,10 +189,12 @@ class _Reader:
 def _feature(spec: Any) -> Feature:
     """What the description of an input allows (``FeatureTypes.proto``, ``ArrayFeatureType``)."""
     array = spec.type.multiArrayType
+    default = tuple(map(int, array.shape))
     kind = array.WhichOneof("ShapeFlexibility")
     if kind == "enumeratedShapes":
-        return Feature(spec.name, (), tuple(tuple(map(int, one.shape)) for one in array.enumeratedShapes.shapes))
+        shapes = tuple(tuple(map(int, one.shape)) for one in array.enumeratedShapes.shapes)
+        return Feature(spec.name, (), shapes, default)
     if kind == "shapeRange":
         ranges = ((int(one.lowerBound), int(one.upperBound)) for one in array.shapeRange.sizeRanges)
-        return Feature(spec.name, tuple(ranges))
-    return Feature(spec.name, tuple((int(size), int(size)) for size in array.shape))
+        return Feature(spec.name, tuple(ranges), default=default)
+    return Feature(spec.name, tuple((size, size) for size in default), default=default)

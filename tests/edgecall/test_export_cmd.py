@@ -96,6 +96,13 @@ class TestExport:
             (["--adapter", "nowhere"], "nowhere: no PEFT adapter"),
             (["--trim-tokens", "600"], "--trim-tokens says how to trim, not by what; give --trim-vocab english or"),
             (["--trim-cases", "x.jsonl"], "--trim-cases needs --trim-vocab"),
+            (["--proof-requests", "0"], "--proof-requests 0: is not positive"),
+            (
+                ["--proof-requests", "99"],
+                "--proof-requests 99: toolset 'lamps' and the cases give 7; give a",
+            ),
+            (["--to", "coreml", "--cases", "none.jsonl"], "none.jsonl: no such case file"),
+            (["--to", "gguf,coreml", "--quant", "f16,coreml:fp32", "--cases", "x"], "--cases x: nothing here measures"),
             (["--trim-vocab", "english", "--trim-tokens", "0"], "--trim-tokens 0: is not positive"),
             (["--trim-vocab", "englich"], "--trim-vocab englich: no such file; give 'english'"),
             (["--trim-vocab", "english", "--trim-cases", "none.jsonl"], "none.jsonl: no such case file"),
@@ -108,6 +115,43 @@ class TestExport:
         assert (ran.code, ran.out) == (2, "")
         assert ran.err.startswith(f"edgecall: {line}") and ran.err.count("\n") == 1
         assert not (tmp_path / "out").exists()
+
+    def test_so_many_requests_in_the_proof(self, export: Cli, tmp_path: Path) -> None:
+        from export.proof_file import read_proof
+
+        users = ["kitchen lit", "hall dark", "lit"]
+        cases = tmp_path / "cases.jsonl"
+        cases.write_text("".join(json.dumps({"id": user, "user": user, "calls": []}) + "\n" for user in users))
+        ran = export("--to", "safetensors", "--proof-requests", "9", "--cases", str(cases))
+        assert ran.code == 0, ran.err
+        _, rows = read_proof(open_artifact(tmp_path / "out" / "safetensors-fp32"))
+        assert len(rows) == 9 and [row.request for row in rows][-2:] == users[:2]
+
+    def test_float16_is_measured_on_the_cases(
+        self, export: Cli, tiny: Checkpoint, lamps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pytest.importorskip("coremltools")
+        from export import coreml
+        from router.cases import load_cases
+        from router.toolset_load import load_toolset
+
+        seen: list[list[list[int]]] = []
+
+        def enough(net: Any, sequences: list[list[int]], *rest: Any) -> Any:
+            seen.append(sequences)
+            raise UserError("seen enough")
+
+        monkeypatch.setattr(coreml, "_into_float16", enough)
+        cases = tmp_path / "cases.jsonl"
+        calls = [{"name": "switch", "arguments": {"room": "kitchen", "state": "dark"}}]
+        cases.write_text(json.dumps({"id": "a", "user": "kitchen dark", "calls": calls}) + "\n")
+        for options in (["--cases", str(cases)], []):
+            ran = export("--to", "coreml", "--quant", "fp16", *options)
+            assert ran.err.splitlines()[-1] == "edgecall: coreml-fp16: seen enough"
+        with_cases, without = seen
+        toolset = load_toolset(lamps)
+        assert with_cases == coreml.samples(tiny, toolset, load_cases(cases))[1] != without
+        assert len(with_cases) == 2 and without == coreml.samples(tiny, toolset)[1]
 
     def test_a_trimmed_vocabulary(self, export: Cli, tmp_path: Path) -> None:
         cases = tmp_path / "cases.jsonl"
@@ -201,6 +245,14 @@ class TestVerify:
         assert (ran.code, ran.out.splitlines()[0]) == (2, f"{exported}: proven (torch on cpu)")
         told = f"edgecall: {tmp_path}: not an artifact (manifest.json is missing); make one with `edgecall export`"
         assert ran.err.splitlines()[-1] == told
+
+    def test_a_precision_is_for_what_is_emulated(self, cli: Cli, exported: Path) -> None:
+        ran = cli("verify", str(exported), "--precision", "float32")
+        told = "edgecall: --precision is for coreml artifacts; safetensors-fp32 is none, leave it out\n"
+        assert ran == Ran(2, "", told)
+        ran = cli("verify", str(exported), "--precision", "float32", "--runtime", "torch")
+        told = "edgecall: torch: computes as it does; --precision is for coreml-reference\n"
+        assert (ran.code, ran.err) == (2, told)
 
     def test_a_runtime_of_another_format(self, cli: Cli, exported: Path) -> None:
         ran = cli("verify", str(exported), "--runtime", "llama_cpp")

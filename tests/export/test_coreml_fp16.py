@@ -248,9 +248,10 @@ def test_a_plain_float16_package_makes_the_same_calls_once_rescaled(loud: Checkp
 def test_an_export_rescales_by_itself_and_says_so(loud: Checkpoint, tmp_path: Path) -> None:
     """Both the stream and one layer's MLP are too large; before, the second alone made the export impossible."""
     source = changed(loud, tmp_path / "both", loud_mlp)
-    made = export_one(source, "coreml", "fp16", tmp_path / "out", LIGHTS, requests=REQUESTS)
+    cases = [Case("1", "kitchen", calls=(Call("status", {"room": "kitchen"}),))]
+    made = export_one(source, "coreml", "fp16", tmp_path / "out", LIGHTS, requests=REQUESTS, cases=cases)
     details = made.manifest["details"]
-    assert details["fp16_safe"] is True
+    assert details["fp16_safe"] is True and details["fp16"]["cases"] == 1
     facts = details["fp16"]
     knobs_turned = [(change["knob"], change["layer"]) for change in facts["rescaling"]]
     assert knobs_turned == [("residual stream", None), ("MLP up", LAYER)]
@@ -279,6 +280,6 @@ def test_what_cannot_be_mended_is_refused(odd: Checkpoint, tmp_path: Path) -> No
 
 
 def test_the_documentation_names_every_knob() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "coreml.md").read_text(encoding="utf-8").lower()
+    page = (Path(__file__).parents[2] / "docs" / "coreml-internals.md").read_text(encoding="utf-8").lower()
     named: list[Knob] = [*knobs(tied=True)]
     assert [knob.name for knob in named if knob.name.lower() not in page] == []

@@ -152,7 +152,12 @@ def test_verify_calls_every_function(neural: Neural, tmp_path: Path) -> None:
     """Requests of the toolset may call a few of them; one that computes something else is noticed all the same."""
     found = {check.name: check for check in verify(neural.artifact, threads=1).checks}
     assert found["functions"].ok and all(check.ok for check in found.values())
-    assert 0 < (read_header(neural.artifact).measured or {})["apart"] < 0.2
+    apart = (read_header(neural.artifact).measured or {})["apart"]
+    assert 0 < apart < 0.2
+    unrounded = {check.name: check for check in verify(neural.artifact, threads=1, precision="float32").checks}
+    assert "in coreml-reference in float32, not in coreml itself" in unrounded["logits"].detail
+    less = float(unrounded["functions"].detail.split("at most ")[1].split()[0])
+    assert unrounded["functions"].ok and less < apart / 10  # what is left without rounding is the functions' own
     package = neural.package.program
     model = coreml_reference.open_model(neural.artifact, threads=1)
     prompt = read_proof(neural.artifact)[1][0].prompt[:12]

@@ -12,7 +12,8 @@ import pytest
 from export.base import Checkpoint, Written
 from export.coreml_palette import palettize
 from router.toolset import Toolset
-from tests.odd import odd_checkpoint
+from tests.coreml_states import check_states
+from tests.odd import WINDOW, odd_checkpoint
 
 torch = pytest.importorskip("torch")
 ct = pytest.importorskip("coremltools")
@@ -152,18 +153,32 @@ def test_stored_as_the_scheme_says(source: Checkpoint, made: dict[str, Made], tm
             np.testing.assert_array_equal(value[~weight.any(axis=1)], 0)  # the padding's row, whose scale is 0
 
 
-@pytest.mark.parametrize("quant", SCHEMES)
-def test_the_logits_are_pytorchs_with_these_weights(source: Checkpoint, made: dict[str, Made], quant: str) -> None:
-    """Unrounded in between almost exactly; with the package's rounding as closely as the float16 package."""
-    package, tokens = made[quant].package, tokens_of(source)
-    net = load_checkpoint(source, CAPACITY)
-    before = coreml.walk(net, tokens)
+def with_weights(net: Gemma3Stateful, package: Package) -> None:
+    """Put the matrices that a package holds compressed into the network, and empty its cache."""
     stored = package.compressed()
     with torch.no_grad():
         for name, weight in matrices_of(net):
             (value,) = [value for key, value in stored.items() if key.startswith(f"{name.replace('.', '_')}_")]
             weight.copy_(torch.from_numpy(value))
     net.reset()
+
+
+@pytest.mark.parametrize("quant", ["int8", "pal6"])
+def test_the_state_is_the_networks(source: Checkpoint, made: dict[str, Made], quant: str) -> None:
+    """After many appends and rewinds, past the window: the cache and the logits are PyTorch's with these weights."""
+    net = load_checkpoint(source, CAPACITY, exact=False)
+    with_weights(net, made[quant].package)
+    plan = mil.make_plan(made[quant].package.function, made[quant].path)
+    check_states(net, plan, tokens_of(source, 5 * WINDOW), atol=0.1, logits=0.1)
+
+
+@pytest.mark.parametrize("quant", SCHEMES)
+def test_the_logits_are_pytorchs_with_these_weights(source: Checkpoint, made: dict[str, Made], quant: str) -> None:
+    """Unrounded in between almost exactly; with the package's rounding as closely as the float16 package."""
+    package, tokens = made[quant].package, tokens_of(source)
+    net = load_checkpoint(source, CAPACITY)
+    before = coreml.walk(net, tokens)
+    with_weights(net, package)
     want = coreml.walk(net, tokens)
     plan = mil.make_plan(package.function, made[quant].path, "float32")
     state = mil.new_state(plan)

@@ -12,7 +12,9 @@ from export.base import Checkpoint
 from export.pipeline import export_one
 from router.cases import Case
 from runtimes.artifact import Artifact
-from tests.stress.coreml_mutations import KINDS, Outcome, Package, Study, summary
+from tests.exports import Neural
+from tests.stress.coreml_mutations import Outcome, Study, summary
+from tests.stress.mutate import KINDS, WORDS, Package, _equation, words_of
 from tests.tiny import LIGHTS
 
 pytest.importorskip("coremltools")
@@ -27,7 +29,7 @@ def artifact(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Arti
 @pytest.mark.slow
 def test_what_moves_a_logit_is_noticed(artifact: Artifact, tmp_path: Path) -> None:
     study = Study(artifact, [Case("1", "lights off in the hall")], tmp_path, seed=1)
-    outcomes = [study.outcome(index) for index in range(10)]
+    outcomes = [study.outcome(index) for index in range(12)]
     assert {one.kind for one in outcomes} == set(KINDS)
     moving = [one for one in outcomes if one.moved is not None and one.moved > study.tolerance]
     assert len(moving) >= 3
@@ -45,6 +47,36 @@ def test_a_mutation_changes_the_package_and_repeats(kind: str, artifact: Artifac
     spec, weights, what = made()
     assert (spec, weights) != (plain.spec.SerializeToString(deterministic=True), bytes(plain.weights))
     assert (spec, weights, what) == made()
+
+
+def test_every_word_has_others(artifact: Artifact, neural: Neural) -> None:
+    """Of both kinds of package: modes, types and equations; and every one of them can become another."""
+    seen = set()
+    for package in (Package(artifact.weights), Package(neural.artifact.weights)):
+        for _, op, name, words in words_of(package):
+            seen.add((op.type, name))
+            assert name == "equation" or words[0] in WORDS[op.type, name]
+    assert seen == {*WORDS, ("einsum", "equation")}
+
+
+def test_every_function_is_mutated(neural: Neural) -> None:
+    package, chance = Package(neural.artifact.weights), random.Random(0)
+    assert {block.function for block in package.blocks} == neural.package.program.functions.keys()
+    for kind in ("number", "word", "swap weights", "swap inputs"):
+        before = package.spec.SerializeToString(deterministic=True)
+        hit = {KINDS[kind](package, chance).partition(":")[0] for _ in range(20)}
+        assert hit <= neural.package.program.functions.keys() and len(hit) >= 5, kind
+        assert package.spec.SerializeToString(deterministic=True) != before
+
+
+def test_an_equation_becomes_another_one() -> None:
+    found = {_equation("bchq,bkhc->bkhq", random.Random(seed)) for seed in range(30)}
+    assert "bchq,bkhc->bkhq" not in found and len(found) > 5
+    for equation in found:
+        left, right = equation.split("->")
+        assert sorted(right) == sorted("bkhq") and [sorted(term) for term in left.split(",")] == [
+            sorted("bchq"), sorted("bkhc")
+        ]  # fmt: skip
 
 
 def test_weights_are_found_in_the_file(artifact: Artifact, tiny: Checkpoint) -> None:

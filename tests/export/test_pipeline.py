@@ -20,7 +20,8 @@ from export.merge import merge_checkpoint
 from export.pipeline import export_one, wire_name
 from export.proof import _tolerance, verify
 from export.proof_file import Header, read_proof, read_whole_proof
-from export.proof_requests import default_requests
+from export.proof_requests import default_requests, proof_requests
+from router.cases import Case
 from router.toolset import Schema, Tool, Toolset
 from runtimes.artifact import Artifact, open_artifact, sha256_file, write_manifest
 from runtimes.base import Availability
@@ -39,8 +40,11 @@ def source(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Checkp
 
 @pytest.fixture
 def export(source: Checkpoint, tmp_path: Path) -> Callable[..., Artifact]:
-    def run(quant: str = "fp32", *, toolset: Toolset = LIGHTS, source: Checkpoint = source) -> Artifact:
-        return export_one(source, "safetensors", quant, tmp_path / "out", toolset, requests=REQUESTS, threads=1)
+    def run(
+        quant: str = "fp32", *, toolset: Toolset = LIGHTS, source: Checkpoint = source, cases: list[Case] | None = None
+    ) -> Artifact:
+        out = tmp_path / "out"
+        return export_one(source, "safetensors", quant, out, toolset, requests=REQUESTS, cases=cases or (), threads=1)
 
     return run
 
@@ -116,6 +120,23 @@ def test_a_second_export_is_a_cache_hit(export: Callable[..., Artifact]) -> None
     before = (first.folder / "manifest.json").stat()
     assert export() == first
     assert (first.folder / "manifest.json").stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_cases_are_for_those_that_measure(export: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
+    import export.safetensors as writer
+
+    cases, seen = [Case("1", "kitchen")], []
+    key, real = export().manifest["key"], writer.write
+    assert export(cases=cases).manifest["key"] == key
+
+    def write(*given: Any, cases: list[Case]) -> Any:
+        seen.append(cases)
+        return real(*given)
+
+    monkeypatch.setattr(writer, "MEASURED", ("fp32",), raising=False)
+    monkeypatch.setattr(writer, "write", write)
+    assert export(cases=cases).manifest["key"] not in (key, export(cases=[Case("2", "hall")]).manifest["key"])
+    assert seen == [cases, [Case("2", "hall")]]
 
 
 def test_a_changed_byte_is_named_and_mended(export: Callable[..., Artifact]) -> None:
@@ -400,6 +421,16 @@ def test_default_requests_come_from_the_toolset(kiwi: Toolset) -> None:
     for tool in kiwi:
         assert any(tool.name in request for request in requests)
     assert len(default_requests(Toolset("one", (Tool("t", "", Schema("object")),)))) >= 5
+
+
+def test_more_requests_come_from_cases(kiwi: Toolset) -> None:
+    own = default_requests(kiwi, 99)
+    cases = [Case(str(number), user) for number, user in enumerate([own[0], *(f"request {i}" for i in range(8))])]
+    assert proof_requests(kiwi, 5, cases) == default_requests(kiwi, 5)
+    more = [f"request {i}" for i in (0, 2, 4, 6)]  # from all over the file; what is there already is not taken again
+    assert proof_requests(kiwi, len(own) + 4, cases) == (*own, *more)
+    with pytest.raises(UserError, match=f"the cases give {len(own) + 8}; give a longer file"):
+        proof_requests(kiwi, len(own) + 9, cases)
 
 
 # A full disk. RLIMIT_FSIZE makes every write past a size fail, as a full disk does, without needing one.

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from runtimes.coreml_package import MASKED, Fixed, Signature, fixed_inputs, interface_of
+from runtimes.coreml_package import MASKED, Fixed, PackageSession, Signature, fixed_inputs, interface_of
 from runtimes.errors import ArtifactError, SessionError
 from tests.coreml_fake import Foreign, fake_mlmodel, on_a_mac
 from tests.exports import Neural
@@ -216,6 +217,47 @@ def test_the_bare_loop_calls_the_same_functions(neural: Neural, monkeypatch: pyt
     session.append(tokens[:40])
     for (_, logits), step in zip(seen[3:], passes, strict=True):
         np.testing.assert_array_equal(logits[0], session.append(step.tokens))
+
+
+class Told(PackageSession):
+    """A session whose logits tell which token stands where; one function errs, in one row of its shape."""
+
+    def __init__(self, broken: str = "", row: int = 0) -> None:
+        super().__init__(SimpleNamespace(vocab_size=FIXED.vocab_size, context_length=CAPACITY), FIXED)  # type: ignore[arg-type]
+        self.broken, self.row, self.cache = broken, row, np.zeros(CAPACITY)
+        self.called: list[tuple[str, int]] = []
+
+    def _check_open(self) -> None:
+        pass
+
+    def _predict(self, function: str, inputs: Any) -> dict[str, Any]:
+        written = inputs["write"][0, :, 0]
+        self.called.append((function, int(written.sum())))
+        self.cache[inputs["positions"][: int(written.sum())]] = inputs["input_ids"][0, : int(written.sum())]
+        told = [np.dot(self.cache[: at + 1], np.arange(1, at + 2)) for at in inputs["positions"]]
+        logits = np.sin(np.outer(told, np.arange(1, FIXED.vocab_size + 1)))
+        if function == self.broken:
+            logits[self.row] += 1
+        if function == "choose_1":
+            return {"id": np.array([logits[0].argmax()]), "logit": np.array([logits[0].max()])}
+        return {"logits": logits if function.startswith("verify") else logits[-1:]}
+
+
+def test_functions_are_compared_full_and_padded() -> None:
+    """Whichever row of whichever function errs; with fewer tokens the rows behind them cannot be told."""
+    tokens = random_ids(160)
+    whole = Told()
+    assert whole.disagreement(tokens) == pytest.approx(0, abs=1e-6)
+    filled = {(name, size) for sizes in (FIXED.last, FIXED.every) for size, name in sizes.items()}
+    assert {*filled, ("prefill_128", 65), ("verify_32", 17), ("choose_1", 1)} <= set(whole.called)
+    assert whole.called.count(("decode_1", 1)) < 40
+    for name, row in [("verify_32", 31), ("verify_8", 7), ("prefill_128", 127), ("prefill_8", 7), ("choose_1", 0)]:
+        assert Told(name, row).disagreement(tokens) == pytest.approx(1, abs=1e-6), name
+    assert Told("verify_32", 31).disagreement(tokens[:12]) == pytest.approx(0, abs=1e-6)
+
+
+def random_ids(count: int) -> list[int]:
+    return [int(t) for t in np.random.default_rng(5).integers(5, 700, count)]
 
 
 def test_functions_share_the_memory_of_their_weights(neural: Neural) -> None:

@@ -24,6 +24,7 @@ from runtimes.artifact import Artifact
 from runtimes.base import Availability
 from runtimes.coreml_package import package_inputs
 from runtimes.errors import ArtifactError, SessionError, UnavailableError, UserError
+from tests.coreml_states import check_states
 from tests.exports import Maker
 from tests.odd import odd_checkpoint
 from tests.tiny import WINDOW
@@ -144,27 +145,10 @@ def test_compressed_weights(shallow: Shallow, tmp_path: Path, name: str, operati
 @pytest.mark.parametrize("quant", ["fp32", "fp16"])
 def test_the_state_is_the_networks(tiny: Checkpoint, exported: Maker, quant: str) -> None:
     """After many appends and rewinds, past the window: the cache holds what PyTorch's holds."""
-    artifact = exported("coreml", quant)
     net = load_checkpoint(tiny, tiny.context_length, exact=quant == "fp32")
-    plan = coreml_reference.open_model(artifact, threads=1).plans["main"]
-    state, rng = mil.new_state(plan), np.random.default_rng(0)
-    tokens, position = random_tokens(tiny.vocab_size, 3 * WINDOW), 0
-    while position < len(tokens):
-        if position and rng.random() < 0.4:
-            position = int(rng.integers(0, position))
-        inputs = package_inputs(tokens[position : position + int(rng.integers(1, 50))], position, "last")
-        with torch.inference_mode():
-            net(*(torch.from_numpy(value) for value in inputs.values()))
-        mil.execute(plan, inputs, state)
-        position = inputs["positions"].shape[1]
-    assert set(state) == set(net.states)
-    for name in ("keys", "values"):
-        rest = f"{name}_rest"
-        want, got = getattr(net, name).float(), state[name]
-        if quant == "fp32":
-            want, got = want + getattr(net, rest).float(), got + state[rest]
-        np.testing.assert_allclose(got, want.numpy(), atol=1e-4 if quant == "fp32" else 0.1)
-        assert got.any(axis=(0, 1, 3)).tolist() == [True] * len(tokens) + [False] * (1024 - len(tokens))
+    plan = coreml_reference.open_model(exported("coreml", quant), threads=1).plans["main"]
+    atol, logits = (1e-4, 1e-4) if quant == "fp32" else (0.1, 0.1)
+    check_states(net, plan, random_tokens(tiny.vocab_size, 3 * WINDOW), atol=atol, logits=logits)
 
 
 def test_fp16_is_rounded_as_declared_or_not_at_all(tiny: Checkpoint, half: Artifact) -> None:

@@ -3,11 +3,11 @@
     python -m tests.stress.coreml_mutations out/coreml-fp32 --n 200 --cases configs/cases/kiwi/handwritten_dev.jsonl \\
         --out mutations.jsonl
 
-A mutation scales or shuffles a block of weights, changes a number or a flag that an operation is given (axes and
-epsilon among them), or swaps two tensors: two weights of one shape, or two inputs of one operation. The manifest is
-made right again, so that only the proof can notice. What a mutation does is measured apart from the proof: the logits
-of every token of requests from `--cases`, and of random tokens up to the package's capacity, before and after, in the
-reference interpreter. Mutation i depends on the seed and i alone; what stands in `--out` already is not done again.
+What a mutation is, `tests.stress.mutate` says. The manifest is made right again, so that only the proof can notice.
+What a mutation does is measured apart from the proof, before and after, in the reference interpreter: the logits of
+every token of requests from `--cases`, and of random tokens up to the package's capacity; of a package of fixed shapes
+also those of each of its functions. Mutation i depends on the seed and i alone; what stands in `--out` already is not
+done again.
 
 Exit code 0 if at least `--share` (0.95) of the mutations that move a logit by more than the export's tolerance are
 noticed. Survivors are listed with what they moved. Mutations that leave a program that cannot be run are counted apart.
@@ -19,14 +19,12 @@ import argparse
 import json
 import random
 import shutil
-import struct
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -38,17 +36,13 @@ from router.toolset_load import load_json
 from router.wire import wire_format
 from runtimes.artifact import Artifact, open_artifact, sha256_file, write_manifest
 from runtimes.base import Logits
-from runtimes.coreml_reference import open_model
-from runtimes.errors import ArtifactError, UserError
+from runtimes.coreml_package import Fixed
+from runtimes.coreml_reference import ReferenceSession, open_model
+from runtimes.errors import UserError
+from tests.stress.mutate import KINDS, Package
 
 PASS = 128
 """Tokens that are appended at once where logits are measured; all of their rows are kept."""
-_MODEL = Path("Data/com.apple.CoreML/model.mlmodel")
-_WEIGHTS = Path("Data/com.apple.CoreML/weights/weight.bin")
-_SENTINEL = 0xDEADBEEF
-_ELEMENT = {1: np.dtype("<f2"), 2: np.dtype("<f4"), 3: np.dtype("u1"), 4: np.dtype("i1")}
-"""``BlobDataType`` of coremltools' ``mlmodel/src/MILBlob/Blob/BlobDataType.hpp``; the rest is taken byte by byte."""
-_FACTORS = (-1.0, 0.0, 0.5, 0.9, 1.1, 2.0)
 
 
 @dataclass(frozen=True)
@@ -62,109 +56,6 @@ class Outcome:
     """Largest difference of a logit; None where the mutated program cannot be run."""
     noticed: bool
     by: str
-
-
-class Package:
-    """A copy of a package that is being changed: its protobuf message, and the bytes of its weight file."""
-
-    def __init__(self, path: Path) -> None:
-        from coremltools.proto import Model_pb2
-
-        self.path = path
-        self.spec = Model_pb2.Model()
-        self.spec.ParseFromString((path / _MODEL).read_bytes())
-        self.weights = bytearray((path / _WEIGHTS).read_bytes())
-        function = self.spec.mlProgram.functions[self.spec.description.defaultFunctionName or "main"]
-        self.operations = function.block_specializations[function.opset].operations
-        self.blobs = [op for op in self.operations if op.type == "const" and _is_blob(op.attributes["val"])]
-
-    def save(self) -> None:
-        (self.path / _MODEL).write_bytes(self.spec.SerializeToString())
-        (self.path / _WEIGHTS).write_bytes(bytes(self.weights))
-
-    def elements(self, blob: Any) -> np.ndarray:
-        """The elements of a weight, flat and writable. The layout is that of coremltools' ``MILBlob``
-        (``StorageFormat.hpp``): at the offset that the model names lies a record with type, size and place."""
-        at = blob.attributes["val"].blobFileValue.offset
-        sentinel, kind, size, start = struct.unpack_from("<IIQQ", self.weights, at)
-        if sentinel != _SENTINEL:
-            raise ArtifactError(f"{self.path / _WEIGHTS}: no record of a weight at {at}")
-        dtype = _ELEMENT.get(kind, np.dtype("u1"))
-        return np.frombuffer(memoryview(self.weights)[start : start + size], dtype)
-
-
-def scale(package: Package, chance: random.Random) -> str:
-    """A block of one weight times a factor."""
-    blob = chance.choice(package.blobs)
-    block, where = _block(package.elements(blob), chance)
-    factor = chance.choice(_FACTORS)
-    with np.errstate(all="ignore"):
-        block[...] = (block * factor).astype(block.dtype)
-    return f"{_name(blob)}[{where}] times {factor}"
-
-
-def shuffle(package: Package, chance: random.Random) -> str:
-    """A block of one weight in another order."""
-    blob = chance.choice(package.blobs)
-    block, where = _block(package.elements(blob), chance)
-    np.random.default_rng(chance.getrandbits(32)).shuffle(block)
-    return f"{_name(blob)}[{where}] shuffled"
-
-
-def number(package: Package, chance: random.Random) -> str:
-    """One number or flag that an operation is given: axes, epsilons, bounds, factors."""
-    sites = [(op, name, tensor) for op in package.operations for name, tensor in _immediates(op)]
-    op, name, tensor = chance.choice(sites)
-    kind = tensor.WhichOneof("value")
-    values = getattr(tensor, kind).values
-    if kind == "bytes":
-        raw = np.frombuffer(values, np.uint8).copy()
-        at = chance.randrange(raw.size)
-        raw[at] ^= 1 << chance.randrange(8)
-        getattr(tensor, kind).values = raw.tobytes()
-        return f"{_name(op)} {name}: a bit of byte {at}"
-    at = chance.randrange(len(values))
-    old = values[at]
-    values[at] = _other(old, kind, chance)
-    return f"{_name(op)} {name}[{at}]: {old} to {values[at]}"
-
-
-def swap_weights(package: Package, chance: random.Random) -> str:
-    """Two weights of one shape and type, each in the other's place."""
-    groups: dict[bytes, list[Any]] = {}
-    for blob in package.blobs:
-        groups.setdefault(blob.attributes["val"].type.SerializeToString(deterministic=True), []).append(blob)
-    one, other = chance.sample(chance.choice([group for group in groups.values() if len(group) > 1]), 2)
-    first, second = one.attributes["val"].blobFileValue, other.attributes["val"].blobFileValue
-    first.offset, second.offset = second.offset, first.offset
-    return f"{_name(one)} and {_name(other)} swapped"
-
-
-def swap_inputs(package: Package, chance: random.Random) -> str:
-    """Two inputs of one operation, each in the other's place."""
-    sites = []
-    for op in package.operations:
-        named = [
-            one for argument in op.inputs.values() for one in argument.arguments if one.WhichOneof("binding") == "name"
-        ]
-        values = [one for one in named if _is_value(package, one.name)]
-        if len({one.name for one in values}) > 1:
-            sites.append((op, values))
-    op, values = chance.choice(sites)
-    one, other = chance.sample(values, 2)
-    while one.name == other.name:
-        one, other = chance.sample(values, 2)
-    one.name, other.name = other.name, one.name
-    return f"{_name(op)}: inputs {other.name} and {one.name} swapped"
-
-
-KINDS: dict[str, Callable[[Package, random.Random], str]] = {
-    "scale": scale,
-    "shuffle": shuffle,
-    "number": number,
-    "swap weights": swap_weights,
-    "swap inputs": swap_inputs,
-}
 
 
 class Study:
@@ -206,7 +97,7 @@ class Study:
         return worst if worst == worst else float("inf")
 
     def _logits(self, artifact: Artifact) -> list[Logits]:
-        """Of every sequence, the logits of all its rows."""
+        """Of every sequence, the logits of all its rows; of fixed shapes also what their other functions say of it."""
         model = open_model(artifact, threads=1)
         try:
             found = []
@@ -214,9 +105,23 @@ class Study:
                 session = model.session()
                 parts = [tokens[at : at + PASS] for at in range(0, len(tokens), PASS)]
                 found.append(np.concatenate([session.append(part, rows="all").copy() for part in parts]))
+                if isinstance(model.interface, Fixed):
+                    found.append(np.stack(list(_last_rows(session, tokens, sorted(model.interface.last)))))
+                    best, logit = session.choose(tokens[-1:], np.arange(model.vocab_size))
+                    found.append(np.array([logit, found[-2][-1][best]]))
             return found
         finally:
             model.close()
+
+
+def _last_rows(session: ReferenceSession, tokens: Sequence[int], sizes: Sequence[int]) -> Iterator[Logits]:
+    """The last row of passes of these sizes in turn, over all but the last of `tokens`, from an empty cache on."""
+    session.rewind(0)
+    while session.position < len(tokens) - 1:
+        for size in sizes:
+            part = tokens[session.position : len(tokens) - 1][:size]
+            if part:
+                yield session.append(part).copy()
 
 
 def seal(artifact: Artifact) -> None:
@@ -287,54 +192,6 @@ def _prompts(artifact: Artifact, cases: Sequence[Case]) -> list[list[int]]:
     toolset = load_json(artifact.toolset)
     prefix = tokenizer.prefix_ids(toolset)
     return [prefix + tokenizer.behind_prefix(toolset, case.user, case.context) for case in cases]
-
-
-def _is_blob(value: Any) -> bool:
-    return bool(value.WhichOneof("value") == "blobFileValue")
-
-
-def _is_value(package: Package, name: str) -> bool:
-    """Whether an operation computes it, or the function is given it: a constant is no tensor to be swapped here."""
-    return not any(
-        op.type == "const" and op.outputs[0].name == name and not _is_blob(op.attributes["val"])
-        for op in package.operations
-    )
-
-
-def _immediates(op: Any) -> list[tuple[str, Any]]:
-    """The numbers and flags that stand in the model itself: parameter name and protobuf tensor."""
-    values = [("value", op.attributes["val"])] if op.type == "const" else []
-    if op.type != "const":
-        values = [(name, one.value) for name, argument in op.inputs.items() for one in argument.arguments]
-    tensors = [
-        (name, value.immediateValue.tensor) for name, value in values if value.WhichOneof("value") == "immediateValue"
-    ]
-    return [(name, one) for name, one in tensors if one.WhichOneof("value") not in ("strings", None) and _size(one)]
-
-
-def _size(tensor: Any) -> int:
-    return len(getattr(tensor, tensor.WhichOneof("value")).values)
-
-
-def _other(old: Any, kind: str, chance: random.Random) -> Any:
-    """Another number or flag than `old`."""
-    if kind == "bools":
-        return not old
-    if kind in ("ints", "longInts"):
-        return old + chance.choice((-1, 1))
-    return old * chance.choice((-1.0, 0.5, 2.0, 10.0)) if old else chance.choice((-1.0, 1e-3, 1.0))
-
-
-def _block(elements: np.ndarray, chance: random.Random) -> tuple[np.ndarray, str]:
-    """A run of elements: all of them, or down to a hundredth."""
-    size = max(2, int(elements.size * 10 ** chance.uniform(-2, 0)))
-    size = min(size, elements.size)
-    start = chance.randrange(elements.size - size + 1)
-    return elements[start : start + size], f"{start}:{start + size}"
-
-
-def _name(op: Any) -> str:
-    return f"{op.type} {op.outputs[0].name}" if op.outputs else str(op.type)
 
 
 if __name__ == "__main__":

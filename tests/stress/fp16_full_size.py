@@ -8,12 +8,9 @@ memory and as much disk; ``--shape tiny`` shows in seconds that the script works
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 
-from bench.shape_checkpoint import make
-from bench.shapes import PRESETS, preset
 from export import coreml
 from export.base import Checkpoint
 from export.pipeline import export_one
@@ -21,6 +18,7 @@ from export.proof_file import read_header
 from router.toolset import Toolset
 from router.toolset_load import load_toolset
 from tests.loud import changed, loud_stream
+from tests.stress.full_size import drawn, study
 
 
 def check(source: Checkpoint, toolset: Toolset, out: Path) -> None:
@@ -47,13 +45,11 @@ def check(source: Checkpoint, toolset: Toolset, out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="functiongemma-270m", help=f"one of {', '.join(PRESETS)}")
+    parser = study(__doc__)
     parser.add_argument("--toolset", default="kiwi", help="whose prompts it sees (default kiwi)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        whole = make(preset(options.shape), None, Path(folder), progress=print)
-        source = changed(whole, Path(folder) / "loud", loud_stream)
+        source = changed(drawn(options, Path(folder)), Path(folder) / "loud", loud_stream)
         check(source, load_toolset(options.toolset), Path(folder) / "out")
 
 
