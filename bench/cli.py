@@ -111,7 +111,7 @@ def _parser() -> Parser:
     add_trim_options(parser)
     command.add_run_options(
         parser, command.FULL, command.QUICK, budget="--budget",
-        fewer="a fixed part of the cases, one 32-bit and one 8-bit variant of each",
+        fewer="a fixed part of the cases, one 32-bit and, where a default has it, one 8-bit variant of each",
     )  # fmt: skip
     return parser
 
