@@ -9,6 +9,7 @@ from bench.tables import (
     LEGEND,
     Table,
     bucket_table,
+    causes_table,
     main_tables,
     number,
     parity_table,
@@ -31,7 +32,7 @@ def render(report: dict[str, Any], *, plot: str | None = None) -> str:
         parts.append(f"![Accuracy against p95 latency]({plot})")
     parts.append("## Results\n\n" + LEGEND)
     parts += [section(table, level=3) for table in main_tables(report)]
-    tables = (bucket_table, validity_table, parity_table, speed_table, throughput_table)
+    tables = (bucket_table, validity_table, parity_table, speed_table, causes_table, throughput_table)
     parts += [section(table, level=2) for make in tables if (table := make(report)) is not None]
     parts += [_comparisons(report), _disagreements(report), machine_section(report, report["runs"])]
     parts += [_remarks(report), _method(report)]

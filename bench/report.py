@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from bench.metrics import summarize
@@ -17,6 +18,7 @@ from bench.records import MODES, Answer, Mode, Run, Settings
 from bench.stats import paired, percentile, summary
 from bench.suites import Suite
 from router.cases import Case
+from router.causes import CAUSES
 
 SCHEMA = "edgecall.report/1"
 SCHEMA_FILE = Path(__file__).with_name("report.schema.json")
@@ -239,7 +241,13 @@ def passes(run: Run) -> dict[str, Any] | None:
         "forced_tokens": mean("forced_tokens"),
         "decided_tokens": mean("decided_tokens"),
         "request_tokens": mean("request_tokens"),
+        "by_cause": by_cause([stats["pass_causes"] for stats in routed if stats.get("pass_causes")]),
     }
+
+
+def by_cause(found: Sequence[Mapping[str, int]]) -> dict[str, float] | None:
+    """Mean passes of each cause (`router.causes`) over requests; None where there are none."""
+    return {cause: fmean(one[cause] for one in found) for cause in CAUSES} if found else None
 
 
 def _floor(run: Run) -> dict[str, Any] | None:

@@ -129,6 +129,10 @@ def _head(report: dict[str, Any]) -> str:
             f"tokens of prompt, {request['cached_tokens']:.0f} of them cached; calls of {request['call_tokens']:.0f} "
             f"tokens, {request['decided_tokens']:.0f} of them decided, in {request['passes']:.0f} passes (medians)"
         )
+        causes = request.get("passes_by_cause")
+        if causes:
+            told = ", ".join(f"{cause} {number(mean, 2)}" for cause, mean in causes.items())
+            lines.append(f"- passes by cause (means): {told}")
     return "\n".join([*lines, *code_lines(report)])
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from bench.peers_report import compare, contender
 from bench.predict import Size
 from bench.records import Run
-from bench.report import Context, check_schema, head
+from bench.report import Context, by_cause, check_schema, head
 from bench.shape_making import Machine
 from bench.shapes import Shape
 
@@ -70,6 +70,7 @@ def request(runs: Sequence[Run]) -> dict[str, Any] | None:
                 "forced_tokens": median(one["forced_tokens"] for one in stats),
                 "decided_tokens": median(one["decided_tokens"] for one in stats),
                 "passes": median(one["forward_passes"] for one in stats),
+                "passes_by_cause": by_cause([one["pass_causes"] for one in stats if one.get("pass_causes")]),
                 "pass_sizes": {answer.case: answer.stats["pass_sizes"] for answer in known},
             }
     return None

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from router.causes import CAUSES
+
 
 @dataclass(frozen=True)
 class Table:
@@ -163,6 +165,22 @@ def speed_table(report: dict[str, Any]) -> Table | None:
         "prefill tok/s", "decode tok/s", "load ms", "cold start ms",
     )  # fmt: skip
     return Table("Speed", columns, tuple(rows)) if rows else None
+
+
+def causes_table(report: dict[str, Any]) -> Table | None:
+    """What the forward passes of a request were made for."""
+    rows = []
+    for run in report["runs"]:
+        passes = run["forward_passes"]
+        causes = passes and passes.get("by_cause")
+        if causes:
+            rows.append((run["artifact"], *(number(causes[cause], 3) for cause in CAUSES), number(passes["mean"], 3)))
+    note = (
+        "Means over the cases that were routed pass by pass; a pass counts for the first decision that it makes. "
+        "request: the user's turn; fork: which tool, which of an enumeration, whether an argument follows; string, "
+        "number: a token of a value"
+    )
+    return Table("Passes of a request by cause", ("artifact", *CAUSES, "all"), tuple(rows), note) if rows else None
 
 
 def throughput_table(report: dict[str, Any]) -> Table | None:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Final, Literal
 
 from router.binding import Bound, bound_values, fill
+from router.causes import causes
 from router.decode import MAX_NEW_TOKENS, Decoded, DecodeError, Job, decode, decode_free, decode_many
 from router.grammar import Grammar
 from router.guess import Guesser
@@ -334,6 +335,7 @@ class Router:
         calls, text, error = self._read(decoded, grammar)
         if error is None:
             calls = [fill(call, bound) for call in calls]
+        why = causes(self.tokenizer, self.toolset, decoded.token_ids, decoded.pass_starts) if grammar else {}
         stats = RouteStats(
             prompt_tokens=len(self.prefix_ids) + shown + request,
             request_tokens=request,
@@ -341,6 +343,7 @@ class Router:
             decided_tokens=decoded.decided_tokens,
             forward_passes=decoded.forward_passes,
             pass_sizes=decoded.pass_sizes,
+            pass_causes=why,
             guessed_tokens=decoded.guessed_tokens,
             guessed_right=decoded.guessed_right,
             first_decision_ms=(tokenized + matching) * 1e3 + decoded.first_decision_ms,

@@ -44,7 +44,8 @@ def run(
     }  # fmt: skip
     stats = {
         "request_tokens": 12, "forced_tokens": 9, "decided_tokens": 11, "forward_passes": 12,
-        "pass_sizes": [12] + [1] * 11, "total_ms": ms, "first_decision_ms": ms / 4,
+        "pass_sizes": [12] + [1] * 11, "pass_causes": {"request": 1, "fork": 3, "string": 6, "number": 2},
+        "total_ms": ms, "first_decision_ms": ms / 4,
     }  # fmt: skip
     for index, case in enumerate(CASES):
         for mode in ("grammar", "unconstrained"):

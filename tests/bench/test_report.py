@@ -14,7 +14,7 @@ from bench.plot import draw
 from bench.ranking import rank
 from bench.report import build, samples, validate
 from bench.screen import Screen
-from bench.tables import fit, main_tables, number, throughput_table
+from bench.tables import causes_table, fit, main_tables, number, throughput_table
 from router.toolset import Toolset
 from tests.bench import made
 
@@ -69,7 +69,10 @@ def test_contract_fields(report: dict[str, Any]) -> None:
     assert run["overhead_same_request"] == pytest.approx(1.25)
     assert run["parity"]["same_calls"] == 1.0
     assert run["parity"]["reference"] == "torch-fp32"
-    assert run["forward_passes"] == {"mean": 12, "forced_tokens": 9, "decided_tokens": 11, "request_tokens": 12}
+    assert run["forward_passes"] == {
+        "mean": 12, "forced_tokens": 9, "decided_tokens": 11, "request_tokens": 12,
+        "by_cause": {"request": 1, "fork": 3, "string": 6, "number": 2},
+    }  # fmt: skip
     assert run["size_mb"] == pytest.approx(12.345678)
     assert report["runs"][5]["latency_ms"]["p99"] is None, "40 requests have no p99"
 
@@ -182,6 +185,19 @@ def test_markdown_tells_all(report: dict[str, Any]) -> None:
         assert expected in text
     widths = [line.count("|") for line in text.splitlines() if line.startswith("| ")]
     assert widths, "there are tables"
+
+
+def test_passes_are_told_by_cause(report: dict[str, Any], kiwi: Toolset) -> None:
+    table = causes_table(report)
+    assert table is not None and table.columns == ("artifact", "request", "fork", "string", "number", "all")
+    assert table.rows[0] == ("safetensors-fp32", "1", "3", "6", "2", "12")
+    assert f"## {table.title}" in render(report)
+    silent = made.run(kiwi, "llama_cpp", "gguf-f32", 32)
+    for answer in silent.answers["grammar"].values():
+        answer.stats.pop("pass_causes", None)
+    out = build(made.context(), [silent], None)
+    assert out["runs"][0]["forward_passes"]["by_cause"] is None and causes_table(out) is None
+    assert validate(json.loads(json.dumps(out)))
 
 
 def test_terminal_tables_fit(report: dict[str, Any]) -> None:

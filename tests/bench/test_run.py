@@ -106,6 +106,7 @@ def test_two_runtimes(bench: Bench) -> None:
         assert run["cold_start_ms"] > run["load_ms"] > 0
         assert run["peak_rss_mb"] is None or run["peak_rss_mb"] > 10
         assert run["forward_passes"]["mean"] >= 1
+        assert sum(run["forward_passes"]["by_cause"].values()) == pytest.approx(run["forward_passes"]["mean"])
         assert run["versions"] == {"scripted": "1.0"}
     parity = runs["b"]["parity"]
     assert parity["same_calls"] == 1.0 and parity["same_calls_n"] == 13
