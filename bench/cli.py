@@ -20,6 +20,7 @@ FILES = (
 )
 _MODULES = {
     "accuracy": "bench.accuracy_cmd",
+    "identical": "bench.identical_cmd",
     "lift": "bench.lift_cmd",
     "peers": "bench.peers_cmd",
     "quantization": "bench.quantization_cmd",
@@ -40,6 +41,7 @@ def _main(argv: list[str]) -> int:
         "Accuracy and latency of every runtime, on the same cases.\n\ncommands:\n"
         "  all-runtimes  export what is missing, run everything, write the report\n"
         "  accuracy      all adapters of a model, each on its own toolset, through one runtime\n"
+        "  identical     the same answers with guesses and without, at once and one by one, trimmed and whole\n"
         "  lift          compare a base and a tuned model, bucket by bucket\n"
         "  peers         the router against what people would use instead\n"
         "  quantization  which precision embedding, attention and MLP deserve: size, p50, exact\n"

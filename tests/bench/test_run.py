@@ -25,16 +25,6 @@ REFERENCE = Variant("scripted", "scripted", "a", 32)
 WORDS = "email report backup invoice note page photo user project registry script entry".split()
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.tiny import corpus
-    from train.tokenizer import train_tokenizer
-
-    folder = tmp_path_factory.mktemp("tokenizer")
-    train_tokenizer(corpus(), folder, vocab_size=768)
-    return folder / "tokenizer.json"
-
-
 def cases() -> list[Case]:
     made = [
         Case(
@@ -61,7 +51,7 @@ Bench = Callable[..., Outcome]
 
 
 @pytest.fixture
-def bench(tmp_path: Path, tokenizer: Path, kiwi: Toolset) -> Bench:
+def bench(tmp_path: Path, small_tokenizer: Path, kiwi: Toolset) -> Bench:
     file = tmp_path / "cases.jsonl"
     file.write_text("".join(json.dumps(case.to_dict()) + "\n" for case in cases()))
 
@@ -73,7 +63,7 @@ def bench(tmp_path: Path, tokenizer: Path, kiwi: Toolset) -> Bench:
                 continue
             folder = tmp_path / f"scripted-{quant}"
             told = script.pop("answers", None) or answers(script.pop("wrong", 0))
-            artifacts[folder.name] = scripted.make(folder, tokenizer, kiwi, quant, told, **script)
+            artifacts[folder.name] = scripted.make(folder, small_tokenizer, kiwi, quant, told, **script)
         settings = Settings(
             runtimes=("scripted",), variants=tuple(artifacts), cases=file, requests=26, blocks=2, warmup=2,
             budget_s=600.0, threads=1, plugins=("tests.bench.scripted",),
