@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.guess import GuessSession
+from bench.records import PARTS
 from router.cases import Case
 from router.core import LANES, Router
 from router.decode import MAX_NEW_TOKENS
@@ -66,12 +67,14 @@ class Routed:
         try:
             result = self.router.route(case.user, context, max_new_tokens=self.limit)
         except UserError:
-            return {"ms": (time.perf_counter_ns() - begun) / 1e6, "first_decision_ms": None, "calls": None}
+            ms = (time.perf_counter_ns() - begun) / 1e6
+            return {"ms": ms, "first_decision_ms": None, "calls": None, "parts": None}
         took = time.perf_counter_ns() - begun
         return {
             "ms": took / 1e6,
             "first_decision_ms": result.stats.first_decision_ms if result.stats.decided_tokens else None,
             "calls": _calls(result),
+            "parts": {part: getattr(result.stats, part) for part in PARTS},
         }
 
     def throughput(self, cases: Sequence[Case], seconds: float, tick: Callable[[int], None]) -> dict[str, Any]:

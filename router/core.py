@@ -88,6 +88,8 @@ class Router:
         self._session: Session = model.session()
         self._files = prefixes
         self._memory = PrefixMemory()
+        self.prefix_restored = False
+        """Whether the prefix was read from a file rather than computed."""
         self._begin()
         self._batch: Batch | None = None
         self._shown: list[int] = []
@@ -284,7 +286,8 @@ class Router:
         """Have the prefix alone in the cache: from a file, or computed and kept in one."""
         session, files = self._session, self._files
         session.rewind(0)
-        if files is None or not files.restore(self.prefix_ids, session):
+        self.prefix_restored = files is not None and files.restore(self.prefix_ids, session)
+        if not self.prefix_restored:
             session.append(self.prefix_ids)
             if files is not None:
                 files.keep(self.prefix_ids, session)

@@ -80,7 +80,7 @@ def by_name(outcome: Outcome) -> dict[str, dict[str, Any]]:
 
 
 def test_two_runtimes(bench: Bench) -> None:
-    outcome = bench({"a": {}, "b": {"noise": 0.5}})
+    outcome = bench({"a": {}, "b": {"noise": 0.5}}, cold=1)
     runs = by_name(outcome)
     assert {run["status"] for run in runs.values()} == {"ok"}
     assert validate(json.loads((outcome.folder / "report.json").read_text()))
@@ -97,6 +97,9 @@ def test_two_runtimes(bench: Bench) -> None:
         assert run["peak_rss_mb"] is None or run["peak_rss_mb"] > 10
         assert run["forward_passes"]["mean"] >= 1
         assert sum(run["forward_passes"]["by_cause"].values()) == pytest.approx(run["forward_passes"]["mean"])
+        assert run["first_call_ms"]["saved"] is None and run["first_call_ms"]["computed"]["n"] == 1
+        assert run["first_call_ms"]["computed"]["wall_ms"] > run["first_call_ms"]["computed"]["import_ms"] > 0
+        assert run["own_code"]["n"] == 26 and 0 < run["own_code"]["share_p50"] < 1
         assert run["versions"] == {"scripted": "1.0"}
     parity = runs["b"]["parity"]
     assert parity["same_calls"] == 1.0 and parity["same_calls_n"] == 13
