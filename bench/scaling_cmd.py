@@ -93,7 +93,7 @@ def _parser() -> Parser:
     add("--tokenizer", metavar="FILE", help="of the shape: tokenizer.json, or .json.gz (default: the seed's)")
     add("--sweeps", metavar="A,B", help=f"only these of {', '.join(SWEEPS)} (default: all)")
     add("--variants", metavar="A,B", help="artifacts that are measured (default: gguf-q8_0, onnx-int8)")
-    add_forced_options(parser)
+    add_forced_options(parser, masked=False)
     add("--device", default="cpu", metavar="DEVICE", help="cpu, cuda, metal, ... (default: cpu)")
     command.add_run_options(
         parser, FULL, QUICK, each="at every size", spent="for all sweeps", cache="weights and exports",

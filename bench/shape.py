@@ -53,7 +53,7 @@ class Asked:
     """Measure the shape with its vocabulary cut to so many tokens, too."""
     peers: tuple[str, ...] | None = None
     """None: no peers; empty: `USUAL_PEERS`."""
-    masked: bool = False
+    masked: bool = True
     """Every decision is masked (`bench.forced`)."""
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from bench.peers_report import compare, contender
 from bench.predict import Size
 from bench.records import Run
-from bench.report import Context, by_cause, check_schema, head
+from bench.report import Context, by_cause, check_schema, head, own_code
 from bench.shape_making import Machine
 from bench.shapes import Shape
 
@@ -98,6 +98,7 @@ def _entry(run: Run, context: Context, told: Told) -> dict[str, Any]:
         "p50_over_predicted": latency["p50"] / forecast["p50"] if latency and forecast else None,
         "floor_over_predicted": floor["p50"] / same if same else None,
         "forcing_ms": _forcing(run),
+        "own_code": own_code(run),
     }
 
 
