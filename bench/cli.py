@@ -49,7 +49,7 @@ def _main(argv: list[str]) -> int:
         "  lift          compare a base and a tuned model, bucket by bucket\n"
         "  peers         the router against what people would use instead\n"
         "  quantization  which precision embedding, attention and MLP deserve: size, p50, exact\n"
-        "  scaling       latency against tools, prompt, argument and vocabulary, each with its law\n"
+        "  scaling       latency against tools, prompt, argument and vocabulary, each beside what it should be\n"
         "  shape         latency, size and memory of a shape with random weights, before anybody trains\n"
         "  unseen        ask a model requests that bring tools of their own",
         ["bench all-runtimes --quick", *(f"bench {name} --help" for name in ("all-runtimes", *_MODULES))],

@@ -27,7 +27,7 @@ def availability(server: str | None) -> Availability:
 
 
 def open_peer(opening: Opening) -> Peer:
-    """Load the checkpoint in the dtype that it is stored in. Raises `UnavailableError` where the device is not there."""
+    """Load the checkpoint in the dtype that it is stored in. Raises `UnavailableError` for a device that is absent."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 

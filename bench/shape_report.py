@@ -36,19 +36,13 @@ def build(context: Context, runs: Sequence[Run], shape: Shape, told: Told, *, ma
     """The whole report as plain data."""
     ours = [run for run in runs if getattr(run, "peer", None) is None]
     peers = [run for run in runs if run not in ours]
-    machine = told.machine
     return {
         "schema": SCHEMA,
         **head(context),
         "shape": asdict(shape) | {"parameters": shape.parameters},
         "request": request(runs),
         "masked": masked,
-        "probe": {
-            "bandwidth": [{"bytes": size, "gb_s": rate / 1e9} for size, rate in sorted(machine.bytes_s.items())],
-            "compute_gop_s": {kind: None if rate is None else rate / 1e9 for kind, rate in machine.ops_s.items()},
-            "how": machine.how,
-            "load_average": machine.load_average,
-        },
+        "probe": told.machine.told(),
         "runs": [_entry(run, context, told) for run in runs],
         "ratios": [_ratio(one, other) for one in ours for other in peers],
         "blocks": context.blocks,
