@@ -32,6 +32,7 @@ from router.cases import Case
 from router.tokenizer import RouterTokenizer
 from router.toolset_load import load_toolset
 from router.wire_format import wire_format
+from runtimes import runtime
 from runtimes.artifact import Artifact
 from runtimes.base import default_threads
 from runtimes.output import read_output_ids
@@ -119,6 +120,10 @@ def identical(
             bench = Bench(own, toolset, suite, screen, runs, scratch, place.logs)
             title = f"{settings.model} on toolset {toolset.name}: {len(suite.cases)} cases, {', '.join(asked.ways)}"
             screen.stage(number, len(wanted), "Identical", title)
+            for run in runs:
+                state = runtime(run.variant.runtime).availability()
+                if not state.available:  # nothing is exported that nobody here can ask
+                    run.skip(state.reason, state.fix)
             part = _provided(bench, asked, artifacts)
             parts.append(part)
             for run in runs:
@@ -144,7 +149,7 @@ def _provided(bench: Bench, asked: Asked, given: dict[str, Artifacts] | None) ->
     forms = [form for form in FORMS if f"trim-{form}" in asked.ways]
     if given is not None:
         return Part(bench, given, model_of(given["whole"]))
-    variants = [run.variant for run in bench.runs]
+    variants = [run.variant for run in bench.runs if run.status == "ok"]
     whole, model = export_all(bench, variants)
     part = Part(bench, {"whole": whole}, model)
     cases = write_cases(bench.scratch / TRIM_CASES, bench.suite.cases)
@@ -158,7 +163,8 @@ def _provided(bench: Bench, asked: Asked, given: dict[str, Artifacts] | None) ->
 def _examine(part: Part, run: Run, asked: Asked) -> Examined:
     """Open an artifact, ask it every way, and open its trimmed ones beside it."""
     bench, out = part.bench, Examined(run)
-    equip(bench, run, part.forms["whole"].get(run.variant.artifact, Missing("there is no artifact of it", True)))
+    if run.status == "ok":
+        equip(bench, run, part.forms["whole"].get(run.variant.artifact, Missing("there is no artifact of it", True)))
     if run.status != "ok":
         (bench.screen.failed if run.status == "failed" else bench.screen.skipped)(run.name, str(run.reason))
         return out

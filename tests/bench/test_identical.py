@@ -195,7 +195,7 @@ def test_small_random_models(
     for way in {"trim-output", "trim-full"}.difference(skipped):
         assert found[way]["n"] > 0 and found[way]["n"] + found[way]["left_out"] == len(cases)
         assert found[way]["detail"] == f"704 of {tiny.vocab_size} tokens"
-    assert run["rounding"]["rows"] > 20 and run["rounding"]["many"] < 0.1 and run["rounding"]["lanes"] < 0.1
+    assert run["rounding"]["rows"] > 20 and run["rounding"]["many"] < 0.5 and run["rounding"]["lanes"] < 0.5
 
 
 def test_what_parts_is_a_tie_or_not() -> None:
