@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 
 from bench import command
@@ -18,8 +19,11 @@ FILES = (
     ("accuracy-vs-p95.png", "the picture"),
     ("logs/", "what the workers wrote"),
 )
+COLD, QUICK_COLD = 10, 3
 _MODULES = {
     "accuracy": "bench.accuracy_cmd",
+    "cold": "bench.cold_cmd",
+    "identical": "bench.identical_cmd",
     "lift": "bench.lift_cmd",
     "peers": "bench.peers_cmd",
     "quantization": "bench.quantization_cmd",
@@ -40,10 +44,12 @@ def _main(argv: list[str]) -> int:
         "Accuracy and latency of every runtime, on the same cases.\n\ncommands:\n"
         "  all-runtimes  export what is missing, run everything, write the report\n"
         "  accuracy      all adapters of a model, each on its own toolset, through one runtime\n"
+        "  cold          from the start of a process to its first call\n"
+        "  identical     the same answers with guesses and without, at once and one by one, trimmed and whole\n"
         "  lift          compare a base and a tuned model, bucket by bucket\n"
         "  peers         the router against what people would use instead\n"
         "  quantization  which precision embedding, attention and MLP deserve: size, p50, exact\n"
-        "  scaling       latency against tools, prompt, argument and vocabulary, each with its law\n"
+        "  scaling       latency against tools, prompt, argument and vocabulary, each beside what it should be\n"
         "  shape         latency, size and memory of a shape with random weights, before anybody trains\n"
         "  unseen        ask a model requests that bring tools of their own",
         ["bench all-runtimes --quick", *(f"bench {name} --help" for name in ("all-runtimes", *_MODULES))],
@@ -70,7 +76,7 @@ def all_runtimes(argv: list[str]) -> int:
     out = command.out_asked(options.out)
     effort = command.QUICK if options.quick else command.FULL
     settings = command.settings_asked(
-        options, "all-runtimes", argv, effort, budget="--budget", trim=trim_asked(options)
+        options, "all-runtimes", argv, effort, budget="--budget", trim=trim_asked(options), cold=_cold(options)
     )
     screen = command.screen_for(options.json)
     with command.ended_by_sigterm():
@@ -79,6 +85,15 @@ def all_runtimes(argv: list[str]) -> int:
     screen.tables(outcome.report)
     command.tell_files(screen, outcome.folder, FILES, outcome.report, as_json=options.json)
     return 1 if any(run["status"] == "failed" for run in outcome.report["runs"]) else 0
+
+
+def _cold(options: Namespace) -> int:
+    """How many fresh processes are started. Raises `UserError` for less than none."""
+    if options.cold is None:
+        return QUICK_COLD if options.quick else COLD
+    if options.cold < 0:
+        raise UserError(f"--cold: {options.cold} is not a number of processes; give 0 or more")
+    return int(options.cold)
 
 
 def _parser() -> Parser:
@@ -108,6 +123,11 @@ def _parser() -> Parser:
     )  # fmt: skip
     add("--suite", default="default", metavar="NAME", help="default, or release for the published figures")
     add("--cases", metavar="FILE", help="cases from a JSONL file instead of a suite")
+    add(
+        "--cold", type=int, metavar="N",
+        help="fresh processes of each run, for the time from their start to a first call, prefix saved and not, as the "
+        f"time allows (default: {COLD}; {QUICK_COLD} with --quick; 0: none)",
+    )  # fmt: skip
     add_trim_options(parser)
     command.add_run_options(
         parser, command.FULL, command.QUICK, budget="--budget",

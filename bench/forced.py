@@ -6,7 +6,8 @@ it takes the best token, asks the grammar, steps, appends what the grammar force
 and their sizes are those of a real request that is answered with these calls.
 
 A trained router's best token is most often one that the grammar allows, and then the decoder computes no mask. `masked`
-forces that too: a token that no completion has is lifted higher still, so that every decision is masked.
+(what `bench shape` does unless told otherwise) forces that too: a token that no completion has is lifted higher still,
+so that the mask is computed wherever the grammar leaves a choice.
 
 Guessing (`router.guess`) is off: a few calls that come again and again would be guessed better than in life.
 """

@@ -144,7 +144,7 @@ def _explain(bench: Bench, member: Member, reference: Member, cases: list[Case])
     items, entries = [], []
     for case in cases:
         here, there = own[case.id], theirs[case.id]
-        at = _first_difference(here.token_ids, there.token_ids)
+        at = first_difference(here.token_ids, there.token_ids)
         entries.append(
             {
                 "case": case.id,
@@ -170,7 +170,7 @@ def _explain(bench: Bench, member: Member, reference: Member, cases: list[Case])
     return entries
 
 
-def _first_difference(a: Sequence[int], b: Sequence[int]) -> int | None:
+def first_difference(a: Sequence[int], b: Sequence[int]) -> int | None:
     """The first index at which both have a token and the tokens differ; None where one begins the other."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
 

@@ -9,8 +9,11 @@ from bench.tables import (
     LEGEND,
     Table,
     bucket_table,
+    causes_table,
+    cold_table,
     main_tables,
     number,
+    own_code_table,
     parity_table,
     speed_table,
     throughput_table,
@@ -31,7 +34,16 @@ def render(report: dict[str, Any], *, plot: str | None = None) -> str:
         parts.append(f"![Accuracy against p95 latency]({plot})")
     parts.append("## Results\n\n" + LEGEND)
     parts += [section(table, level=3) for table in main_tables(report)]
-    tables = (bucket_table, validity_table, parity_table, speed_table, throughput_table)
+    tables = (
+        bucket_table,
+        validity_table,
+        parity_table,
+        speed_table,
+        own_code_table,
+        causes_table,
+        throughput_table,
+        cold_table,
+    )
     parts += [section(table, level=2) for make in tables if (table := make(report)) is not None]
     parts += [_comparisons(report), _disagreements(report), machine_section(report, report["runs"])]
     parts += [_remarks(report), _method(report)]
@@ -110,7 +122,8 @@ def _method(report: dict[str, Any]) -> str:
             "past the sliding window (these for the largest difference only). Top-1 leaves out rows whose two best "
             "reference logits lie within 0.01.",
             "- Prefill is measured from an empty cache, decode one token at a time behind a prompt. Cold start runs "
-            "from the start of the process to the first answered request.",
+            "from the start of the bench's process to the first answered request: its imports and cases are in it. "
+            "What a program of one's own takes has a table of its own, where it was measured.",
             "- Requests a second: the same requests one by one, at once (`Router.route_many`) where the runtime "
             "computes several sequences together, and one by one again.",
         ]

@@ -44,37 +44,56 @@ class Kind:
     """Decodes under our GBNF."""
     kept: bool = False
     """Keeps the prompt's unchanging part between requests."""
-    usual: bool = True
-    """Is asked where nobody names peers."""
+    unusual: str = ""
+    """Why it is not asked where nobody names peers; empty for one that is."""
     forced: bool = True
     """Can be made to take given tokens."""
+    alone: bool = False
+    """Opens `quant` alone, whatever was chosen."""
+    devices: tuple[str, ...] = ("cpu",)
+    """Kinds of device that it can be put on; empty for one that takes what it finds."""
 
+    def runs_on(self, device: str) -> bool:
+        """Whether it can be put on a device: `auto`, or a kind with or without a number."""
+        return not self.devices or device == "auto" or device.partition(":")[0] in self.devices
+
+
+_GPUS: Final = ("cpu", "cuda", "metal")
 
 PEERS: Final[dict[str, Kind]] = {
-    "transformers": Kind("bench.peer_transformers", "transformers generate", "safetensors", "fp32"),
+    "transformers": Kind(
+        "bench.peer_transformers", "transformers generate", "safetensors", "fp32", devices=_GPUS
+    ),
+    "transformers-bf16": Kind(
+        "bench.peer_transformers", "transformers generate in bfloat16", "safetensors", "bf16", alone=True,
+        devices=_GPUS, unusual="a checkpoint in 16 bits of its own is asked where it is wanted",
+    ),
     "transformers-cache": Kind(
         "bench.peer_transformers", "transformers generate behind a copy of a prefilled DynamicCache", "safetensors",
-        "fp32", kept=True,
+        "fp32", kept=True, devices=_GPUS,
     ),
     "optimum": Kind(
         "bench.peer_optimum", "optimum ORTModelForCausalLM.generate on its own export", "safetensors", "fp32",
         made="onnx",
     ),
     "llama-cpp-python": Kind(
-        "bench.peer_llama", "llama_cpp.Llama.create_completion", "gguf", "q8_0", kept=True
+        "bench.peer_llama", "llama_cpp.Llama.create_completion", "gguf", "q8_0", kept=True, devices=_GPUS
     ),
     "llama-cpp-python-naive": Kind(
-        "bench.peer_llama", "llama_cpp.Llama.create_completion after Llama.reset", "gguf", "q8_0", usual=False
+        "bench.peer_llama", "llama_cpp.Llama.create_completion after Llama.reset", "gguf", "q8_0", devices=_GPUS,
+        unusual="it computes the whole prompt for every request, which its cache spares",
     ),
     "llama-cpp-python-gbnf": Kind(
-        "bench.peer_llama", "llama_cpp.Llama.create_completion with our GBNF", "gguf", "q8_0", grammar=True, kept=True
+        "bench.peer_llama", "llama_cpp.Llama.create_completion with our GBNF", "gguf", "q8_0", grammar=True, kept=True,
+        devices=_GPUS,
     ),
     "llama-server": Kind(
         "bench.peer_server", "llama-server POST /completion with cache_prompt and our GBNF", "gguf", "q8_0",
         grammar=True, kept=True, forced=False,
     ),
     "mlx-lm": Kind(
-        "bench.peer_mlx", "mlx_lm.generate behind a copy of a prefilled prompt cache", "mlx", "8bit", kept=True
+        "bench.peer_mlx", "mlx_lm.generate behind a copy of a prefilled prompt cache", "mlx", "8bit", kept=True,
+        devices=(),
     ),
 }  # fmt: skip
 
@@ -102,6 +121,7 @@ class Opening:
     """What `prepare` wrote."""
     server: str | None = None
     """The llama-server."""
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from bench.peer import LIFTED, Completion, Opening, Peer
 from runtimes.base import Availability
+from runtimes.llama_native import choose
 
 
 def availability(server: str | None) -> Availability:
@@ -23,24 +24,27 @@ def availability(server: str | None) -> Availability:
 
 
 def open_peer(opening: Opening) -> Peer:
-    """Load the GGUF file, and read the grammar if there is one."""
+    """Load the GGUF file, and read the grammar if there is one. Raises `UnavailableError` for a device that the build
+    does not offer."""
     return Completing(opening)
 
 
 class Completing:
-    """One `Llama`."""
+    """One `Llama`, all of its layers on the device."""
 
-    device = "cpu"
     pids: list[int] = []
 
     def __init__(self, opening: Opening) -> None:
         from llama_cpp import Llama, LlamaGrammar
 
+        gpu = choose(opening.device)
+        self.device = gpu.kind if gpu else "cpu"
         self._llama = Llama(
             model_path=str(opening.artifact.weights),
             n_ctx=opening.context_length,
             n_threads=opening.threads,
             n_threads_batch=opening.threads,
+            n_gpu_layers=-1 if gpu else 0,
             logits_all=False,
             swa_full=True,
             verbose=False,

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from bench.peer import LIFTED, Completion, Opening, Peer
 from runtimes.base import Availability
+from runtimes.torch import device_named
 
 _NAMES: Final = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
@@ -26,7 +27,7 @@ def availability(server: str | None) -> Availability:
 
 
 def open_peer(opening: Opening) -> Peer:
-    """Load the checkpoint in the dtype that it is stored in."""
+    """Load the checkpoint in the dtype that it is stored in. Raises `UnavailableError` for a device that is absent."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
@@ -34,9 +35,10 @@ def open_peer(opening: Opening) -> Peer:
     folder = opening.artifact.folder
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     net = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True).eval()
+    net = net.to(device_named(opening.device))
     past = None
     if opening.kind.kept:
-        prompt = tokenizer(opening.prefix, return_tensors="pt", add_special_tokens=False)
+        prompt = tokenizer(opening.prefix, return_tensors="pt", add_special_tokens=False).to(net.device)
         with torch.no_grad():
             cache = net(**prompt, past_key_values=DynamicCache(config=net.config)).past_key_values
         past = Past(prompt["input_ids"][0].tolist(), lambda: copy.deepcopy(cache))
@@ -68,7 +70,6 @@ def _along(tokens: Sequence[int], given: int) -> Callable[[Any, Any], Any]:
 class Generating:
     """A model with transformers' `generate`; also optimum's, which inherits it."""
 
-    device = "cpu"
     pids: list[int] = []
 
     def __init__(
@@ -79,13 +80,15 @@ class Generating:
         self.threads = threads
         self.versions = {name: version(name) for name in packages}
         self._net = net
+        self._target = net.device
+        self.device = "metal" if net.device.type == "mps" else str(net.device)
         self._tokenizer = tokenizer
         self._past = past
         self._limit = opening.limit
         self._stops: list[int] = [*tokenizer.convert_tokens_to_ids(list(opening.stops)), tokenizer.eos_token_id]
 
     def complete(self, prompt: str, along: Sequence[int] = ()) -> Completion:
-        inputs = self._tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+        inputs = self._tokenizer(prompt, return_tensors="pt", add_special_tokens=False).to(self._target)
         given = inputs["input_ids"][0].tolist()
         more: dict[str, Any] = {}
         # Another tokenizer than ours may join the request's first characters with the prefix's last.

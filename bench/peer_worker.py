@@ -77,6 +77,7 @@ class PeerWorker:
             patience_s=patience_s,
             prepared=Path(prepared) if prepared else None,
             server=server,
+            device=device,
         )
         begun = time.perf_counter()
         peer = module_of(kind).open_peer(opening)

@@ -16,7 +16,7 @@ from bench.fleet import Fleet, open_all
 from bench.folder import check_out, workplace, write_lines
 from bench.judging import answers
 from bench.metrics import judge
-from bench.peer import PEERS, kind_of, module_of
+from bench.peer import PEERS, Kind, kind_of, module_of
 from bench.plugins import load_plugins
 from bench.process import LOADING_S, WorkerFailure, WorkerProcess
 from bench.records import Answer, Run, Settings, Variant
@@ -34,7 +34,7 @@ from runtimes.errors import UserError
 STAGES: Final = 4
 OURS: Final = ("gguf-q8_0", "onnx-int8", "onnx-fp32", "safetensors-fp32")
 MAC: Final = "mlx-lm"
-"""The peer that is among the defaults on a Mac alone: elsewhere it runs, twenty times slower than it is meant to."""
+"""The peer that is measured by default on a Mac alone."""
 ON_MAC: Final = "mlx-8bit"
 WORKER: Final = "bench.peer_worker"
 
@@ -44,7 +44,7 @@ class Wanted:
     """Which peers are asked, with which llama-server, and whom all are compared with."""
 
     peers: tuple[str, ...] = ()
-    """All usual ones where empty, `MAC` on a Mac alone."""
+    """Where empty, all; those that are not usual are listed as skipped, and so is `MAC` but on a Mac."""
     server: str | None = None
     baseline: str | None = None
     """A contender; None: ours of the same precision."""
@@ -70,7 +70,7 @@ def peers(
 
     Raises `UserError` for what can be mended before anything is measured; a contender that fails later is reported.
     """
-    settings = replace(settings, threads=settings.threads or default_threads(), modes=("grammar",), device="cpu")
+    settings = replace(settings, threads=settings.threads or default_threads(), modes=("grammar",))
     started, clock = datetime.now(UTC), time.monotonic()
     if out is not None:
         check_out(out)
@@ -82,7 +82,8 @@ def peers(
         bench = Bench(settings, toolset, suite, screen, runs, place.scratch, place.logs)
         bench.deadline = clock + settings.budget_s
         screen.say(
-            f"{settings.model} on toolset {toolset.name} beside its peers: {len(runs)} contenders, "
+            f"{settings.model} on toolset {toolset.name} beside its peers: "
+            f"{sum(run.status == 'ok' for run in runs)} contenders, "
             f"{len(suite.cases)} cases (suite {suite.name}), about {settings.budget_s / 60:.0f} minutes at most"
         )
         model = _provide(bench, wanted, artifacts)
@@ -99,21 +100,22 @@ def contenders(settings: Settings, wanted: Wanted) -> list[Run]:
 
     Raises `UserError` for an unknown variant, peer or baseline, and for a llama-server that cannot be run.
     """
-    names = wanted.peers or tuple(
-        name for name, kind in PEERS.items() if kind.usual and (name != MAC or sys.platform == "darwin")
-    )
-    kinds = {name: kind_of(name) for name in dict.fromkeys(names)}
+    idle = {} if wanted.peers else {name: why for name, kind in PEERS.items() if (why := _idle(name, kind))}
+    kinds = {name: kind_of(name) for name in dict.fromkeys(wanted.peers or PEERS)}
     if wanted.server is not None:
         peer_server.find(wanted.server)
-    ours = settings.variants or (*OURS, *((ON_MAC,) if MAC in kinds else ()))
-    variants = choose(Settings(variants=tuple(ours)), emulated="never")
+    on_mac = MAC in kinds and MAC not in idle
+    variants = choose(Settings(variants=settings.variants or (*OURS, *((ON_MAC,) if on_mac else ()))), emulated="never")
     runs: list[Run] = [Run(variant) for variant in variants]
-    for name, kind in kinds.items():
-        found = [variant for variant in variants if variant.format == kind.format and not kind.made]
-        for source in found or [exportable(f"{kind.format}-{kind.quant}")]:
+    for name, kind in sorted(kinds.items(), key=lambda one: one[0] in idle):
+        found = [variant for variant in variants if variant.format == kind.format and not (kind.made or kind.alone)]
+        for source in found[: 1 if name in idle else None] or [exportable(f"{kind.format}-{kind.quant}")]:
             own = Variant(name, kind.made or source.format, source.quant, source.precision)
-            runs.append(PeerRun(own, label=f"{name}@{source.quant}", worker=WORKER, peer=name, source=source))
-    known = [run.name for run in runs]
+            run = PeerRun(own, label=f"{name}@{source.quant}", worker=WORKER, peer=name, source=source)
+            if name in idle:
+                run.skip(idle[name], f"have it measured with --peers {name} (and the others that are wanted)")
+            runs.append(run)
+    known = [run.name for run in runs if run.status == "ok"]
     if wanted.baseline is not None and wanted.baseline not in known:
         near = difflib.get_close_matches(wanted.baseline, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -121,17 +123,27 @@ def contenders(settings: Settings, wanted: Wanted) -> list[Run]:
     return runs
 
 
+def _idle(name: str, kind: Kind) -> str:
+    """Why a peer is not measured where nobody names it; empty for one that is."""
+    if name == MAC and sys.platform != "darwin":
+        return "off a Mac it runs some twenty times slower than it is meant to"
+    return kind.unusual
+
+
 def _provide(bench: Bench, wanted: Wanted, artifacts: dict[str, Artifact | Missing] | None) -> dict[str, Any]:
     """Export what is missing and note who cannot run; returns the report's `model`."""
     begun = time.monotonic()
     bench.screen.stage(1, STAGES, "Export", "what is missing; the rest is taken from the cache")
     if artifacts is None:
-        sources = [run.source if isinstance(run, PeerRun) else run.variant for run in bench.runs]
+        asked = [run for run in bench.runs if run.status == "ok"]
+        sources = [run.source if isinstance(run, PeerRun) else run.variant for run in asked]
         artifacts, model = export_all(bench, list(dict.fromkeys(sources)))
     else:
         model = model_of(artifacts)
     for run in bench.runs:
-        if isinstance(run, PeerRun):
+        if run.status != "ok":
+            bench.screen.skipped(run.name, f"{run.reason}; {run.fix}")
+        elif isinstance(run, PeerRun):
             equip_peer(bench, run, wanted, artifacts.get(run.source.artifact, Missing("there is none", True)))
         else:
             equip(bench, run, artifacts.get(run.variant.artifact, Missing("there is no artifact of it", True)))
@@ -142,9 +154,13 @@ def _provide(bench: Bench, wanted: Wanted, artifacts: dict[str, Artifact | Missi
 def equip_peer(bench: Bench, run: PeerRun, wanted: Wanted, made: Artifact | Missing) -> None:
     """Give a peer what it opens, or its reason for not running here."""
     settings, screen = bench.settings, bench.screen
-    module = module_of(kind_of(run.peer))
+    kind = kind_of(run.peer)
+    module = module_of(kind)
     state = module.availability(wanted.server)
-    if not state.available:
+    if not kind.runs_on(settings.device):
+        run.skip(f"it is measured on {' and '.join(kind.devices)} alone", "compare it with --device cpu")
+        screen.skipped(run.name, f"{run.reason}; {run.fix}")
+    elif not state.available:
         run.skip(state.reason, state.fix)
         screen.skipped(run.name, f"{state.reason}; {state.fix}")
     elif isinstance(made, Missing):

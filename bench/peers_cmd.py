@@ -65,9 +65,16 @@ def _parser() -> Parser:
         help="default (if none is named), or release for published figures",
     )
     cases.add_argument("--cases", metavar="FILE", help="cases from a JSONL file instead of a suite")
-    add("--peers", metavar="A,B", help="only these peers (default: all but -naive; mlx-lm on a Mac alone)")
+    add(
+        "--peers", metavar="A,B",
+        help="only these peers (default: all but transformers-bf16 and llama-cpp-python-naive; mlx-lm on a Mac alone)",
+    )  # fmt: skip
     add("--variants", metavar="A,B", help=_VARIANTS)
     add("--baseline", metavar="NAME", help="contender that all are compared with (default: ours of the same precision)")
+    add(
+        "--device", default="cpu", metavar="DEVICE",
+        help="cpu, cuda, metal, ... (default: cpu); who cannot be put there is skipped; MLX takes what it finds",
+    )  # fmt: skip
     add("--llama-server", metavar="PATH", help="the program (default: the one on PATH)")
     command.add_run_options(
         parser,

@@ -69,6 +69,9 @@ class Answer:
         )
 
 
+PARTS: Final = ("total_ms", "model_ms", "grammar_ms", "tokenize_ms")
+
+
 @dataclass(frozen=True)
 class Timed:
     """One timed request: milliseconds from the request as a string to the parsed calls."""
@@ -78,6 +81,8 @@ class Timed:
     first_decision_ms: float | None
     block: int
     calls: list[Call] | None
+    parts: dict[str, float] | None = None
+    """Of a run of ours (`PARTS`), milliseconds of the request, within the model's passes, grammar and tokenizer."""
 
 
 @dataclass(eq=False)
@@ -98,6 +103,8 @@ class Run:
     speed: dict[str, Any] = field(default_factory=dict)
     floor: dict[str, Any] = field(default_factory=dict)
     """The floor's case and passes, and the lists `ms` (bare) and `request_ms` (routed)."""
+    first_call: dict[str, Any] | None = None
+    """Of fresh processes (`bench.cold`)."""
     parity: dict[str, Any] | None = None
     same_calls: dict[str, bool] | None = None
     disagreements: list[dict[str, Any]] = field(default_factory=list)
@@ -163,6 +170,8 @@ class Settings:
     trim: Trim | None = None
     """The vocabulary is cut before anything is exported, the reference's too."""
     silence_s: float = 120.0
+    cold: int = 0
+    """Fresh processes of each kind for the time to a first call, of every run."""
     modes: tuple[Mode, ...] = MODES
     """How cases are answered."""
     proved: tuple[str, ...] | None = None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from bench.metrics import summarize
@@ -17,6 +18,7 @@ from bench.records import MODES, Answer, Mode, Run, Settings
 from bench.stats import paired, percentile, summary
 from bench.suites import Suite
 from router.cases import Case
+from router.causes import CAUSES
 
 SCHEMA = "edgecall.report/1"
 SCHEMA_FILE = Path(__file__).with_name("report.schema.json")
@@ -122,7 +124,7 @@ def samples(runs: Iterable[Run], suite: Suite) -> Iterator[dict[str, Any]]:
         for timed in run.timed:
             yield {
                 **head, "mode": "latency", "case": timed.case, "block": timed.block, "ms": round(timed.ms, 4),
-                "first_decision_ms": timed.first_decision_ms,
+                "first_decision_ms": timed.first_decision_ms, "parts": timed.parts,
             }  # fmt: skip
 
 
@@ -185,6 +187,7 @@ def entry(run: Run, context: Context, reference: Run | None) -> dict[str, Any]:
         "size_mb": run.artifact.size_bytes / 1e6 if run.artifact else None,
         "load_ms": run.opened.get("load_ms"),
         "cold_start_ms": run.opened.get("cold_start_ms"),
+        "first_call_ms": run.first_call,
         "peak_rss_mb": run.opened.get("peak_rss_mb"),
         "device_memory_mb": run.opened.get("device_memory_mb"),
         "accuracy": _accuracy(run, "grammar", context.suite),
@@ -198,6 +201,7 @@ def entry(run: Run, context: Context, reference: Run | None) -> dict[str, Any]:
         "floor_ms": floor,
         "overhead": latency["p50"] / floor["p50"] if latency and floor and floor["p50"] else None,
         "overhead_same_request": floor["request_p50"] / floor["p50"] if floor and floor["request_p50"] else None,
+        "own_code": own_code(run),
         "parity": _parity(run, reference),
         "warnings": run.warnings,
     }
@@ -207,7 +211,7 @@ def _untimed(run: Run) -> Run:
     """An emulated run without what its process took: that is not what the runtime takes that it stands in for."""
     needs = ("load_ms", "cold_start_ms", "peak_rss_mb", "device_memory_mb")
     opened = {key: value for key, value in run.opened.items() if key not in needs}
-    return replace(run, opened=opened, timed=[], speed={}, floor={})
+    return replace(run, opened=opened, timed=[], speed={}, floor={}, first_call=None)
 
 
 def _accuracy(run: Run, mode: Mode, suite: Suite) -> dict[str, Any] | None:
@@ -239,6 +243,32 @@ def passes(run: Run) -> dict[str, Any] | None:
         "forced_tokens": mean("forced_tokens"),
         "decided_tokens": mean("decided_tokens"),
         "request_tokens": mean("request_tokens"),
+        "by_cause": by_cause([stats["pass_causes"] for stats in routed if stats.get("pass_causes")]),
+    }
+
+
+def by_cause(found: Sequence[Mapping[str, int]]) -> dict[str, float] | None:
+    """Mean passes of each cause (`router.causes`) over requests; None where there are none."""
+    return {cause: fmean(one[cause] for one in found) for cause in CAUSES} if found else None
+
+
+def own_code(run: Run) -> dict[str, Any] | None:
+    """What of a timed request is not the model's passes: its share with quartiles, and milliseconds (medians).
+
+    None where requests do not tell, as a peer's.
+    """
+    known = [timed.parts for timed in run.timed if timed.parts is not None]
+    if not known:
+        return None
+    own = [parts["total_ms"] - parts["model_ms"] for parts in known]
+    shares = [ms / parts["total_ms"] for ms, parts in zip(own, known, strict=True)]
+    return {
+        "n": len(known),
+        "share_p50": percentile(shares, 50),
+        "share_quartiles": [percentile(shares, 25), percentile(shares, 75)],
+        "ms_p50": percentile(own, 50),
+        "grammar_ms_p50": percentile([parts["grammar_ms"] for parts in known], 50),
+        "tokenize_ms_p50": percentile([parts["tokenize_ms"] for parts in known], 50),
     }
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.guess import GuessSession
+from bench.records import PARTS
 from router.cases import Case
 from router.core import LANES, Router
 from router.decode import MAX_NEW_TOKENS
+from router.guess import Guessing
 from router.result import RouteResult
 from router.tokenizer import RouterTokenizer
 from router.toolset import Call, Toolset
@@ -65,12 +67,14 @@ class Routed:
         try:
             result = self.router.route(case.user, context, max_new_tokens=self.limit)
         except UserError:
-            return {"ms": (time.perf_counter_ns() - begun) / 1e6, "first_decision_ms": None, "calls": None}
+            ms = (time.perf_counter_ns() - begun) / 1e6
+            return {"ms": ms, "first_decision_ms": None, "calls": None, "parts": None}
         took = time.perf_counter_ns() - begun
         return {
             "ms": took / 1e6,
             "first_decision_ms": result.stats.first_decision_ms if result.stats.decided_tokens else None,
             "calls": _calls(result),
+            "parts": {part: getattr(result.stats, part) for part in PARTS},
         }
 
     def throughput(self, cases: Sequence[Case], seconds: float, tick: Callable[[int], None]) -> dict[str, Any]:
@@ -80,17 +84,26 @@ class Routed:
         or faster meanwhile favours neither. What the router refuses, as cases may hold on purpose, is left out.
         """
         asked, alone, spent = self._one_by_one(cases, seconds / 2, tick)
-        lanes = LANES if isinstance(self.model, Batches) and not self.router.toolset.placed else 1
+        lanes = self.lanes
         found = {"requests": len(asked), "lanes": lanes, "together_per_s": None, "same_calls": None}
         if lanes > 1 and asked:
-            users, contexts = [case.user for case in asked], [self._context(case) for case in asked]
             begun = time.perf_counter()
-            many = self.router.route_many(users, contexts, max_new_tokens=self.limit)
+            many = self.together(asked)
             found["together_per_s"] = len(asked) / (time.perf_counter() - begun)
             again = self._one_by_one(asked, float("inf"), tick)[2]
             spent = (spent + again) / 2
             found["same_calls"] = sum(_calls(one) == calls for one, calls in zip(many, alone, strict=True)) / len(asked)
         return found | {"alone_per_s": len(asked) / spent if asked else None}
+
+    @property
+    def lanes(self) -> int:
+        """Requests that are decoded at once; 1 where the runtime or the toolset has them one by one."""
+        return LANES if isinstance(self.model, Batches) and not self.router.toolset.placed else 1
+
+    def together(self, cases: Sequence[Case]) -> list[RouteResult]:
+        """All cases by `Router.route_many`. Raises `UserError` where one is refused."""
+        contexts = [self._context(case) for case in cases]
+        return self.router.route_many([case.user for case in cases], contexts, max_new_tokens=self.limit)
 
     def _one_by_one(
         self, cases: Sequence[Case], seconds: float, tick: Callable[[int], None]
@@ -161,14 +174,19 @@ class Routed:
             raise
         except UserError as error:
             return {"calls": None, "token_ids": [], "text": "", "error": str(error), "stats": {}}
-        stats = vars(result.stats)
-        return {
-            "calls": _calls(result),
-            "token_ids": [int(token) for token in result.token_ids],
-            "text": result.text,
-            "error": result.error,
-            "stats": {key: round(value, 4) if isinstance(value, float) else value for key, value in stats.items()},
-        }
+        return told(result)
+
+
+def told(result: RouteResult) -> dict[str, Any]:
+    """An answer as an event for the bench."""
+    stats = vars(result.stats)
+    return {
+        "calls": _calls(result),
+        "token_ids": [int(token) for token in result.token_ids],
+        "text": result.text,
+        "error": result.error,
+        "stats": {key: round(value, 4) if isinstance(value, float) else value for key, value in stats.items()},
+    }
 
 
 class _GuessModel:
@@ -205,14 +223,19 @@ def completion_of(tokenizer: RouterTokenizer, toolset: Toolset, calls: Iterable[
     return tokenizer.completion_ids(shown)
 
 
-def open_routed(folder: str | Path, *, runtime: str, device: str, threads: int | None) -> tuple[Routed, float]:
-    """Open an artifact whose hashes the bench has checked; also the milliseconds that opening its model took."""
+def open_routed(
+    folder: str | Path, *, runtime: str, device: str, threads: int | None, guess: Guessing = True
+) -> tuple[Routed, float]:
+    """Open an artifact whose hashes the bench has checked; also the milliseconds that opening its model took.
+
+    `guess` as for `Router`.
+    """
     artifact = open_artifact(folder, check="sizes")
     begun = time.perf_counter()
     model = open_model(artifact, runtime_name=runtime, device=device, threads=threads)
     load_ms = (time.perf_counter() - begun) * 1e3
     tokenizer = RouterTokenizer.load(artifact.tokenizer, wire_format(artifact.wire))
-    return Routed(model, Router.from_model(model, tokenizer, load_json(artifact.toolset))), load_ms
+    return Routed(model, Router.from_model(model, tokenizer, load_json(artifact.toolset), guess=guess)), load_ms
 
 
 def _calls(result: RouteResult) -> list[dict[str, Any]] | None:

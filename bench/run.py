@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import report as reports
+from bench.cold import Start, context_for, first_calls
 from bench.fleet import Fleet, Member, try_open
 from bench.folder import check_out, workplace, write_cases, write_lines
 from bench.judging import agreement, answers
@@ -19,7 +20,8 @@ from bench.plot import draw
 from bench.records import Run, Settings, Variant
 from bench.screen import Screen
 from bench.suites import Suite, load_files, load_suite, subset
-from bench.timing import latency, speeds
+from bench.tables import ms
+from bench.timing import floor_case, latency, speeds
 from bench.variants import REFERENCE, Missing, choose, export, made_from, merge, on_devices
 from export.atomic import write_json
 from router.toolset import Toolset
@@ -27,8 +29,11 @@ from router.toolset_load import load_toolset
 from runtimes import runtime
 from runtimes.artifact import Artifact
 from runtimes.base import default_threads
+from runtimes.errors import UserError
 
-STAGES = 5
+STAGES = 6
+COLD = 0.1
+"""Part of the budget that fresh processes may take, of all runs together; each run has one of each kind at least."""
 JUDGING = 0.6
 """Part of the time left after opening that accuracy and parity may take; latency gets the rest and what they leave."""
 MEASURING = 0.4
@@ -216,6 +221,31 @@ def _measure(bench: Bench, fleet: Fleet) -> None:
     timed = [member for member in members if member.run in bench.runs and member.alive and not member.run.emulated]
     latency(bench, 4, STAGES, timed)
     bench.stage(5, STAGES, "Speeds", "prefill and decode", lambda: speeds(bench, timed))
+    if bench.settings.cold:
+        told = "fresh processes up to their first call, with the prefix saved and without"
+        bench.stage(6, STAGES, "Cold", told, lambda: _cold(bench, [member.run for member in timed if member.alive]))
+
+
+def _cold(bench: Bench, runs: Sequence[Run]) -> None:
+    """The time from the start of a process to its first call, of a typical case."""
+    settings, case = bench.settings, floor_case(bench, runs)
+    context = context_for(bench.toolset, case.context)
+    for run in runs:
+        assert run.artifact is not None
+        start = Start(
+            run.artifact.folder, run.variant.runtime, case.user, context, run.variant.device or settings.device,
+            settings.threads,
+            settings.plugins,
+        )  # fmt: skip
+        try:
+            run.first_call = first_calls(start, settings.cold, COLD * settings.budget_s / len(runs))
+        except UserError as error:
+            run.warnings.append(f"no time to a first call: {error}")
+            bench.screen.failed(run.name, str(error))
+            continue
+        walls = (found and found["wall_ms"] for found in (run.first_call["saved"], run.first_call["computed"]))
+        told = " / ".join(ms(wall) for wall in walls)
+        bench.screen.done(run.name, f"{told} ms, prefix restored / computed, of {run.first_call['n']} processes each")
 
 
 def _judge(bench: Bench, members: list[Member], reference: Member | None) -> None:

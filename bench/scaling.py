@@ -19,13 +19,15 @@ from bench.answering import LabelledRun
 from bench.fleet import Fleet, open_all
 from bench.folder import check_out, workplace, write_lines
 from bench.judging import answers
+from bench.predict import weights_of
 from bench.records import Run, Settings, Variant
 from bench.report import git_state
 from bench.run import JUDGING, Bench, Outcome, equip
+from bench.scaling_floor import predicted_ms
 from bench.scaling_points import Point, Sweep, argument_tokens, branches, points
 from bench.scaling_report import Measured, row
 from bench.screen import Screen
-from bench.shape_making import Artifacts, exported, made_checkpoint
+from bench.shape_making import Artifacts, Machine, exported, made_checkpoint, probe
 from bench.shapes import Shape, changed, of_config
 from bench.suites import Suite, digest
 from bench.timing import timing
@@ -67,6 +69,8 @@ class State:
     shape: Shape | None
     """Whose vocabulary is made to grow; None where artifacts were given."""
     tokenizer: Path
+    machine: Machine | None = None
+    """What predicted floors are made of; None where there is no shape to predict for, or no CPU."""
     measured: list[Measured] = field(default_factory=list)
     runs: list[tuple[Sweep, Run]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -116,7 +120,9 @@ def scaling(
             _sweep(state, sweep, chosen)
             bench.stages_s[sweep] = time.monotonic() - begun
         context = bench.context(model, started)
-        report = scaling_report.build(context, state.measured, masked=asked.masked, notes=state.notes)
+        report = scaling_report.build(
+            context, state.measured, masked=asked.masked, notes=state.notes, machine=state.machine
+        )
         _write(place.staging, report, state)
     return Outcome(report, place.target)
 
@@ -149,7 +155,12 @@ def _prepared(
     if not known:
         reasons = "; ".join(f"{name}: {made.reason}" for name, made in found.items() if isinstance(made, Missing))
         raise UserError(f"nothing to measure: {reasons}")
-    return model, State(bench, asked, found, shape, asked.tokenizer or known[0].tokenizer)
+    state = State(bench, asked, found, shape, asked.tokenizer or known[0].tokenizer)
+    if shape is not None and bench.settings.device in ("auto", "cpu"):
+        runs = [(found.get(variant.artifact), variant) for variant in variants]
+        reads = (weights_of(made, variant).reads for made, variant in runs if isinstance(made, Artifact))
+        state.machine = probe(shape, set().union(*reads), bench.settings.threads or 1, bench.logs)
+    return model, state
 
 
 def _sweep(state: State, sweep: Sweep, variants: Sequence[Variant]) -> None:
@@ -188,6 +199,7 @@ def _sweep(state: State, sweep: Sweep, variants: Sequence[Variant]) -> None:
             row(
                 point, index, run, size=point.size or _rows(run), rows=_rows(run) or artifact.vocab_size,
                 argument=argument_tokens(point.case, tokenizer), parts=branches(point.toolset),
+                predicted=predicted_ms(run, point.id, state.shape, state.machine),
             )
             for run in own
             for index, point in enumerate(there)

@@ -77,9 +77,9 @@ def _parser() -> Parser:
     parser = Parser(
         "bench scaling",
         "p50 against the number of tools (1 to 256), the length of the prompt (64 to 4,096 tokens) and of an\n"
-        "argument (4 to 256), and the size of the vocabulary: a page with a picture and a law for each.\n"
-        "What should be flat is told flat or not; what grows is held against a line. The same call is taken\n"
-        "at every size, whatever the model would say (docs/budget.md).",
+        "argument (4 to 256), and the size of the vocabulary: a page with a picture for each.\n"
+        "What should be flat is told flat or not; what grows is held against what bytes and operations ask.\n"
+        "The same call is taken at every size, whatever the model would say (docs/budget.md).",
         [
             "bench scaling --quick",
             "bench scaling seed --sweeps tools,prompt --threads 1 --out out/scaling",
@@ -93,7 +93,7 @@ def _parser() -> Parser:
     add("--tokenizer", metavar="FILE", help="of the shape: tokenizer.json, or .json.gz (default: the seed's)")
     add("--sweeps", metavar="A,B", help=f"only these of {', '.join(SWEEPS)} (default: all)")
     add("--variants", metavar="A,B", help="artifacts that are measured (default: gguf-q8_0, onnx-int8)")
-    add_forced_options(parser)
+    add_forced_options(parser, masked=False)
     add("--device", default="cpu", metavar="DEVICE", help="cpu, cuda, metal, ... (default: cpu)")
     command.add_run_options(
         parser, FULL, QUICK, each="at every size", spent="for all sweeps", cache="weights and exports",

@@ -8,7 +8,7 @@ from typing import Any, Final
 from bench.page import code_lines, machine_section, model_line, remarks, section
 from bench.tables import Table, ms, number
 
-EXPENDABLE: Final = ("p95 ms", "n", "call tokens", "decided", "names part at")
+EXPENDABLE: Final = ("over predicted", "p95 ms", "n", "call tokens", "decided", "names part at")
 """What a narrow terminal does without, first to last."""
 TITLES: Final = {
     "tools": "Number of tools",
@@ -19,8 +19,10 @@ TITLES: Final = {
 UNITS: Final = {"cached_tokens": "cached token", "argument_tokens": "token of the argument", "rows": "row"}
 LEGEND: Final = (
     "p50: from the request as a string to the parsed call, the prompt in the cache; floor: the runtime's own API over "
-    "the same passes behind as many cached tokens; over floor: p50 over it. A law is a line a + b x by least squares; "
-    "R2: the share of the variance that it explains."
+    "the same passes behind as many cached tokens; over floor: p50 over it; predicted: what reading the weights and "
+    "the cached keys and values, and multiplying, take at least (bench/predict.py), worked out and not measured. p50 "
+    "should grow no more than that does, within 10%. The line a + b x is drawn through the same points "
+    "by least squares and tells the slope alone; R2: the share of the variance that it explains."
 )
 
 
@@ -36,7 +38,7 @@ def render(report: dict[str, Any], *, plots: Collection[str] = ()) -> str:
         parts.append(f"## {TITLES[sweep['sweep']]}")
         if picture(sweep["sweep"]) in plots:
             parts.append(f"![p50 and floor, with the law]({picture(sweep['sweep'])})")
-        parts.append(f"Passes should be {sweep['passes']}. p50 and floor grow with {_what(sweep)}.")
+        parts.append(f"Passes should be {sweep['passes']}. p50 and floors should grow with {_what(sweep)}.")
         parts.append("\n".join(f"- {law(sweep, one)}" for one in sweep["variants"]))
         parts += [section(_points(sweep, one), level=3) for one in sweep["variants"] if one["points"]]
     blocks = [block for sweep in report["sweeps"] for block in sweep["blocks"]]
@@ -59,6 +61,11 @@ def law(sweep: dict[str, Any], one: dict[str, Any]) -> str:
     """A variant's laws in one line."""
     unit = UNITS[sweep["grows_with"]]
     told = [f"p50 {_line(one['p50_law'], unit)}", f"floor {_line(one['floor_law'], unit)}"]
+    if one["growth_over_predicted"] is not None:
+        holds = "as the predicted floor does" if one["p50_holds"] else "MORE THAN the predicted floor"
+        told.append(f"p50 grows {holds} ({one['growth_over_predicted']:.2f} times as much at most)")
+    if one["within_floor"] is not None:
+        told.append(_within(one["within_floor"]))
     if one["most_over_floor"] is not None:
         told.append(f"p50 at most {one['most_over_floor']:.2f} times the floor")
     if one["passes_hold"] is not None:
@@ -66,6 +73,15 @@ def law(sweep: dict[str, Any], one: dict[str, Any]) -> str:
     if one["points"]:
         told.append("SOMETHING OF THE PROMPT IS COMPUTED AGAIN" if one["prefilled"] else "no prefill in any request")
     return f"{one['variant']}: {'; '.join(told)}"
+
+
+def _within(found: dict[str, Any]) -> str:
+    """The verdict on growing numbers of tools."""
+    stays = "stays" if found["holds"] else "does NOT stay"
+    return (
+        f"from {found['from']} to {found['to']} tools p50 {stays} within 10% of the floor at that cached length "
+        f"({found['most_over_floor']:.2f} times it at {found['at']})"
+    )
 
 
 def _points(sweep: dict[str, Any], one: dict[str, Any]) -> Table:
@@ -84,13 +100,15 @@ def _points(sweep: dict[str, Any], one: dict[str, Any]) -> Table:
                 ms(point["p50"]),
                 ms(point["p95"]),
                 ms(point["floor_p50"]),
-                "-" if point["over_floor"] is None else f"{point['over_floor']:.2f}x",
+                _times(point["over_floor"]),
+                ms(point["predicted"]),
+                _times(point["over_predicted"]),
                 str(point["n"]),
             )
         )
     columns = (
         head, "cached tokens", "argument tokens", "call tokens", "passes", "decided", "names part at", "p50 ms",
-        "p95 ms", "floor ms", "over floor", "n",
+        "p95 ms", "floor ms", "over floor", "predicted ms", "over predicted", "n",
     )  # fmt: skip
     return Table(f"{TITLES[sweep['sweep']]}: {one['variant']}", columns, tuple(rows))
 
@@ -120,6 +138,10 @@ def _remarks(report: dict[str, Any]) -> str:
         for one in sweep["variants"]:
             notes += [f"{sweep['sweep']}: {line}" for line in (*one["reasons"], *one["warnings"])]
     return remarks(notes)
+
+
+def _times(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.2f}x"
 
 
 def _count(value: int | None) -> str:

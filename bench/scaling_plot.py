@@ -1,4 +1,4 @@
-"""The pictures of a scaling report, one for each sweep: measured p50, the floor, and the law's line."""
+"""The pictures of a scaling report, one for each sweep: measured p50, both floors, and a line through p50."""
 
 from __future__ import annotations
 
@@ -81,6 +81,10 @@ def _variant(
     if floor:
         axes.plot(*zip(*floor, strict=True), "s", markersize=6, markerfacecolor="none", color=colour, zorder=2,
                   label=f"{one['variant']}: floor behind as many cached tokens")  # fmt: skip
+    predicted = [(x, p["predicted"]) for x, p in zip(xs, points, strict=True) if p["predicted"] is not None]
+    if predicted:
+        axes.plot(*zip(*predicted, strict=True), ":", color=colour, linewidth=1.4, zorder=1,
+                  label=f"{one['variant']}: floor predicted from bytes and operations")  # fmt: skip
     if one["p50_law"] is not None:
         law = Line(**one["p50_law"])
         r2 = "" if law.r2 is None else f", R2 {law.r2:.3f}"

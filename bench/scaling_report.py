@@ -12,7 +12,9 @@ from typing import Any, Final
 from bench.laws import fit
 from bench.records import Run, described
 from bench.report import Context, check_schema, head
+from bench.scaling_floor import MARGIN, growth, within
 from bench.scaling_points import Point, Sweep
+from bench.shape_making import Machine
 from bench.stats import percentile, percentile_interval
 
 SCHEMA: Final = "edgecall.scaling/1"
@@ -24,7 +26,7 @@ GROWS_WITH: Final[dict[Sweep, str]] = {
     "argument": "argument_tokens",
     "vocabulary": "rows",
 }
-"""What p50 and the floor grow in proportion with: `a + b * it` is the law."""
+"""What p50 and the floor grow in proportion with: a line `a + b * it` is drawn through the points."""
 PASSES: Final[dict[Sweep, str]] = {
     "tools": "as with one tool, and one more for each place at which the names part, at most",
     "prompt": "the same at every length",
@@ -45,8 +47,15 @@ class Measured:
     blocks: list[dict[str, Any]] = field(default_factory=list)
 
 
-def build(context: Context, measured: Sequence[Measured], *, masked: bool, notes: Sequence[str]) -> dict[str, Any]:
-    """The whole report as plain data."""
+def build(
+    context: Context,
+    measured: Sequence[Measured],
+    *,
+    masked: bool,
+    notes: Sequence[str],
+    machine: Machine | None = None,
+) -> dict[str, Any]:
+    """The whole report as plain data. `machine` is what the predicted floors were made of."""
     sweeps: dict[str, list[Measured]] = {}
     for one in measured:
         sweeps.setdefault(one.sweep, []).append(one)
@@ -55,6 +64,7 @@ def build(context: Context, measured: Sequence[Measured], *, masked: bool, notes
         **{key: value for key, value in head(context).items() if key not in ("suite", "toolset", "toolset_sha256")},
         "masked": masked,
         "notes": list(notes),
+        "probe": None if machine is None else machine.told(),
         "sweeps": [
             {
                 "sweep": name,
@@ -69,10 +79,11 @@ def build(context: Context, measured: Sequence[Measured], *, masked: bool, notes
 
 
 def row(
-    point: Point, index: int, run: Run, *, size: int, rows: int, argument: int, parts: int
+    point: Point, index: int, run: Run, *, size: int, rows: int, argument: int, parts: int,
+    predicted: float | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The entry of one point, the `index`-th of its run. `rows`: of the vocabulary; `argument`: its tokens; `parts`:
-    at how many places the called tool's name parts from others.
+    at how many places the called tool's name parts from others; `predicted`: its floor worked out, in milliseconds.
     """
     answer = run.answers["grammar"].get(point.id)
     stats = answer.stats if answer is not None else {}
@@ -99,6 +110,8 @@ def row(
         "p95": percentile(times, 95) if times else None,
         "floor_p50": floor,
         "over_floor": p50 / floor if p50 is not None and floor else None,
+        "predicted": predicted,
+        "over_predicted": p50 / predicted if p50 is not None and predicted else None,
     }
 
 
@@ -126,7 +139,7 @@ def validate(report: dict[str, Any]) -> bool:
 
 
 def _variant(one: Measured) -> dict[str, Any]:
-    law = GROWS_WITH[one.sweep]
+    law, grown = GROWS_WITH[one.sweep], growth(one.rows)
     return {
         "variant": one.variant,
         "status": _worst(run.status for run in one.runs),
@@ -136,6 +149,9 @@ def _variant(one: Measured) -> dict[str, Any]:
         "p50_law": _law(one.rows, law, "p50"),
         "floor_law": _law(one.rows, law, "floor_p50"),
         "passes_hold": passes_hold(one.sweep, one.rows),
+        "growth_over_predicted": grown,
+        "p50_holds": None if grown is None else grown <= MARGIN,
+        "within_floor": within(one.rows) if one.sweep == "tools" else None,
         "prefilled": any(row["prefilled"] for row in one.rows),
         "most_over_floor": max((row["over_floor"] for row in one.rows if row["over_floor"]), default=None),
         "warnings": [f"{run.name}: {warning}" for run in one.runs for warning in run.warnings],

@@ -11,11 +11,13 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 from bench.channel import Emit, serve
 from bench.forced import ForcedRouted
+from bench.predict import sizes_of
 from bench.routing import Routed
 from bench.worker import Worker, timed_rows
 from router.cases import Case
@@ -81,12 +83,14 @@ class ScalingWorker(Worker):
         return Points(model, routed), load_ms
 
     def answer(self, emit: Emit, **arguments: Any) -> dict[str, Any]:
-        """`Worker.answer`, always pass by pass; every event tells ``cached_tokens`` and where its first pass began."""
+        """`Worker.answer`, always pass by pass; every event tells ``cached_tokens``, where its first pass began, and
+        its passes as fields of `bench.predict.Size`."""
 
         def told(event: dict[str, Any]) -> None:
             if "case" in event:
                 prefix, passes = self.router.passes_of(self.cases[event["case"]])
-                event["stats"] |= {"cached_tokens": len(prefix), "first_position": passes[0].start}
+                sizes = [astuple(size) for size in sizes_of(passes)]
+                event["stats"] |= {"cached_tokens": len(prefix), "first_position": passes[0].start, "sizes": sizes}
             emit(event)
 
         return super().answer(told, **arguments | {"always_route": True})

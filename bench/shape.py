@@ -19,7 +19,7 @@ from bench.folder import check_out, workplace, write_lines
 from bench.judging import answers
 from bench.peer import kind_of
 from bench.peers import PeerRun, Wanted, contenders, equip_peer, judge_timed
-from bench.predict import few_limit, predicted, rates_for, weights_of
+from bench.predict import few_limit, predicted, weights_of
 from bench.records import Run, Settings
 from bench.report import git_state, samples
 from bench.run import JUDGING, MEASURING, Bench, Outcome, equip
@@ -53,7 +53,7 @@ class Asked:
     """Measure the shape with its vocabulary cut to so many tokens, too."""
     peers: tuple[str, ...] | None = None
     """None: no peers; empty: `USUAL_PEERS`."""
-    masked: bool = False
+    masked: bool = True
     """Every decision is masked (`bench.forced`)."""
 
 
@@ -196,9 +196,8 @@ def _predict(bench: Bench, asked: Asked, machine: Machine | None) -> shape_repor
     for run in runs:
         assert run.artifact is not None
         own = weights[run.name]
-        reading, less = found.bandwidth(own.total), found.bandwidth(own.total - own.output)
         cut = replace(asked.shape, vocab=run.artifact.output_rows)
-        rates = rates_for(run.variant, reading, found.ops_s, less)
+        rates = found.rates(run.variant, own)
         told.predicted[run.name] = predicted(cut, told.passes[run.name], run.variant, own, rates)
     bench.screen.table(shape_page.prediction(told))
     return told

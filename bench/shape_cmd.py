@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import BooleanOptionalAction
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
@@ -88,7 +89,7 @@ def _parser() -> Parser:
         help="peers of `bench peers`, in the same blocks (without names: transformers, llama-cpp-python-naive, which "
         "computes the prompt every time, and llama-cpp-python)",
     )
-    add_forced_options(parser)
+    add_forced_options(parser, masked=True)
     add("--toolset", default="kiwi", metavar="NAME|FILE", help="toolset by name, or a file (default: kiwi)")
     add("--cases", metavar="FILE", help="cases whose calls are taken (default: twelve of kiwi's, of about 22 tokens)")
     add("--runtimes", metavar="A,B", help="only these runtimes (default: all)")
@@ -102,10 +103,12 @@ def _parser() -> Parser:
     return parser
 
 
-def add_forced_options(parser: Parser) -> None:
-    """Options of whatever decodes along given calls."""
+def add_forced_options(parser: Parser, *, masked: bool) -> None:
+    """Options of whatever decodes along given calls. `masked`: the grammar's mask is computed where nobody says."""
+    usual = "do" if masked else "do not: only where the best token is not allowed, which a given one never is"
     parser.add_argument(
         "--always-mask",
-        action="store_true",
-        help="compute the grammar's mask at every decision (default: as decoding does, where the best is not allowed)",
+        action=BooleanOptionalAction,
+        default=masked,
+        help=f"compute the grammar's mask at every decision, besides the row (default: {usual})",
     )

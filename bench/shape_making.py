@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bench.folder import write_cases
 from bench.forced import BlankModel, ForcedRouted
 from bench.machine import load_average
-from bench.predict import Size, sizes_of
+from bench.predict import Rates, Size, Weights, rates_for, sizes_of
 from bench.probe import streamed_bytes
 from bench.process import LOADING_S, WorkerFailure, WorkerProcess
 from bench.records import Variant
@@ -47,6 +47,20 @@ class Machine:
         """Bytes a second for weights of `size` bytes: of the next larger array that was read, or of the largest."""
         fitting = [known for known in self.bytes_s if known >= size]
         return self.bytes_s[min(fitting) if fitting else max(self.bytes_s)]
+
+    def rates(self, variant: Variant, weights: Weights) -> Rates:
+        """What bounds the passes of a variant with such weights."""
+        less = self.bandwidth(weights.total - weights.output)
+        return rates_for(variant, self.bandwidth(weights.total), self.ops_s, less)
+
+    def told(self) -> dict[str, Any]:
+        """The `probe` entry of a report."""
+        return {
+            "bandwidth": [{"bytes": size, "gb_s": rate / 1e9} for size, rate in sorted(self.bytes_s.items())],
+            "compute_gop_s": {kind: None if rate is None else rate / 1e9 for kind, rate in self.ops_s.items()},
+            "how": self.how,
+            "load_average": self.load_average,
+        }
 
 
 def dry_passes(artifact: Artifact, bench: Bench, few: int) -> dict[str, list[Size]]:

@@ -7,15 +7,16 @@ from typing import Any, Final
 from bench.page import code_lines, machine_section, remarks, run_notes, section, times
 from bench.predict import Size
 from bench.shape_report import Told
-from bench.tables import Table, ms, number
+from bench.tables import Table, ms, number, own_share
 
-EXPENDABLE: Final = ("load ms", "precision", "n", "size MB", "floor/predicted", "p50/predicted")
+EXPENDABLE: Final = ("load ms", "own code", "precision", "n", "size MB", "floor/predicted", "p50/predicted")
 """What a narrow terminal does without, first to last."""
 LEGEND: Final = (
     "p50/p95: from the request as a string to the parsed calls; passes: forward passes of a request; predicted ms: "
     "what reading the weights and multiplying take at least on this machine, told before measuring; floor ms: what the "
     "runtime's own API takes for one request's passes in the tightest loop; overhead: p50 over floor; RSS MB: peak of "
-    "the process with the model and its cache; over size: without the weights on disk."
+    "the process with the model and its cache; over size: without the weights on disk; own code: share of a request "
+    "that is not spent within the runtime's passes, median with quartiles."
 )
 
 
@@ -90,11 +91,12 @@ def _runs(report: dict[str, Any]) -> Table:
                 ms(floor and floor["p50"]),
                 _factor(one["floor_over_predicted"]),
                 _factor(one["overhead"]),
+                own_share(one["own_code"]),
             )
         )
     columns = (
         "run", "precision", "size MB", "RSS MB", "over size", "load ms", "p50 ms", "p95 ms", "n", "passes",
-        "predicted ms", "p50/predicted", "floor ms", "floor/predicted", "overhead",
+        "predicted ms", "p50/predicted", "floor ms", "floor/predicted", "overhead", "own code",
     )  # fmt: skip
     return Table("Runs, fastest first", columns, tuple(rows))
 
@@ -129,6 +131,10 @@ def _head(report: dict[str, Any]) -> str:
             f"tokens of prompt, {request['cached_tokens']:.0f} of them cached; calls of {request['call_tokens']:.0f} "
             f"tokens, {request['decided_tokens']:.0f} of them decided, in {request['passes']:.0f} passes (medians)"
         )
+        causes = request.get("passes_by_cause")
+        if causes:
+            told = ", ".join(f"{cause} {number(mean, 2)}" for cause, mean in causes.items())
+            lines.append(f"- passes by cause (means): {told}")
     return "\n".join([*lines, *code_lines(report)])
 
 
@@ -160,10 +166,13 @@ def _factor(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}x"
 
 
-_MASKED: Final = "Every decision was masked (--always-mask)."
+_MASKED: Final = (
+    "Every row is masked: a token that the grammar does not allow is lifted above the gold one, so that the decoder "
+    "computes the mask and searches what it leaves (--no-always-mask leaves that out)."
+)
 _NOT_MASKED: Final = (
-    "The mask of the grammar is computed where the best token is not allowed, as ever; with the gold token on top that "
-    "is nowhere (--always-mask has it everywhere)."
+    "No row is masked (--no-always-mask): the decoder computes the grammar's mask where the best token is not allowed, "
+    "which the gold one, on top, never is."
 )
 _METHOD: Final = """## How this was measured
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from bench.peers_report import compare, contender
 from bench.predict import Size
 from bench.records import Run
-from bench.report import Context, check_schema, head
+from bench.report import Context, by_cause, check_schema, head, own_code
 from bench.shape_making import Machine
 from bench.shapes import Shape
 
@@ -36,19 +36,13 @@ def build(context: Context, runs: Sequence[Run], shape: Shape, told: Told, *, ma
     """The whole report as plain data."""
     ours = [run for run in runs if getattr(run, "peer", None) is None]
     peers = [run for run in runs if run not in ours]
-    machine = told.machine
     return {
         "schema": SCHEMA,
         **head(context),
         "shape": asdict(shape) | {"parameters": shape.parameters},
         "request": request(runs),
         "masked": masked,
-        "probe": {
-            "bandwidth": [{"bytes": size, "gb_s": rate / 1e9} for size, rate in sorted(machine.bytes_s.items())],
-            "compute_gop_s": {kind: None if rate is None else rate / 1e9 for kind, rate in machine.ops_s.items()},
-            "how": machine.how,
-            "load_average": machine.load_average,
-        },
+        "probe": told.machine.told(),
         "runs": [_entry(run, context, told) for run in runs],
         "ratios": [_ratio(one, other) for one in ours for other in peers],
         "blocks": context.blocks,
@@ -70,6 +64,7 @@ def request(runs: Sequence[Run]) -> dict[str, Any] | None:
                 "forced_tokens": median(one["forced_tokens"] for one in stats),
                 "decided_tokens": median(one["decided_tokens"] for one in stats),
                 "passes": median(one["forward_passes"] for one in stats),
+                "passes_by_cause": by_cause([one["pass_causes"] for one in stats if one.get("pass_causes")]),
                 "pass_sizes": {answer.case: answer.stats["pass_sizes"] for answer in known},
             }
     return None
@@ -97,6 +92,7 @@ def _entry(run: Run, context: Context, told: Told) -> dict[str, Any]:
         "p50_over_predicted": latency["p50"] / forecast["p50"] if latency and forecast else None,
         "floor_over_predicted": floor["p50"] / same if same else None,
         "forcing_ms": _forcing(run),
+        "own_code": own_code(run),
     }
 
 

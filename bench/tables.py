@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from router.causes import CAUSES
+
 
 @dataclass(frozen=True)
 class Table:
@@ -44,20 +46,33 @@ def main_tables(report: dict[str, Any]) -> list[Table]:
         order += [("-", entry["run"]) for entry in group["less_accurate"]]
         shown.update(name for _, name in order)
         rows = tuple(_row(place, runs[name]) for place, name in order)
-        note = "; ".join(
+        notes = [
             f"{entry['run']} is less accurate than {group['best']} (p = {entry['p']:.2g})"
             for entry in group["less_accurate"]
-        )
-        tables.append(Table(f"{group['precision']}-bit on {group['device']}", COLUMNS, rows, note))
+        ]
+        for _, name in order:
+            answered = runs[name]["accuracy"]["n"]
+            if answered < report["suite"]["cases"]:
+                notes.append(f"{name} was asked {reached(answered, report)} cases")
+        tables.append(Table(f"{group['precision']}-bit on {group['device']}", COLUMNS, rows, "; ".join(notes)))
     emulated = [run for run in runs.values() if run["emulated"] and run["accuracy"]]
     if emulated:
         shown.update(run["artifact"] for run in emulated)
-        tables.append(_without_times(Table(EMULATED, COLUMNS, tuple(_row("-", run) for run in emulated))))
+        plain = _without_times(Table(EMULATED, COLUMNS, tuple(_row("-", run) for run in emulated)))
+        told = tuple(
+            (*row, reached(run["accuracy"]["n"], report)) for row, run in zip(plain.rows, emulated, strict=True)
+        )
+        tables.append(Table(plain.title, (*plain.columns, "cases"), told))
     rest = [run for name, run in runs.items() if name not in shown]
     if rest:
         rows = tuple((run["runtime"], run["artifact"], run["status"], run["reason"] or "no latency") for run in rest)
         tables.append(Table(NOT_MEASURED, ("runtime", "artifact", "status", "reason"), rows))
     return tables
+
+
+def reached(n: int, report: dict[str, Any]) -> str:
+    """How many cases of how many a run got to: slow ones are cut short."""
+    return f"{n} of {report['suite']['cases']}"
 
 
 def _without_times(table: Table) -> Table:
@@ -126,7 +141,7 @@ def parity_table(report: dict[str, Any]) -> Table | None:
                 number(parity["mean_kl"], 2),
                 percent(parity["top1_agreement"], 2),
                 str(parity.get("top1_rows", "-")),
-                f"{percent(parity['same_calls'])} of {parity.get('same_calls_n', 0)}",
+                f"{percent(parity['same_calls'])} in {reached(parity.get('same_calls_n', 0), report)}",
                 loss,
             )
         )
@@ -163,6 +178,74 @@ def speed_table(report: dict[str, Any]) -> Table | None:
         "prefill tok/s", "decode tok/s", "load ms", "cold start ms",
     )  # fmt: skip
     return Table("Speed", columns, tuple(rows)) if rows else None
+
+
+def causes_table(report: dict[str, Any]) -> Table | None:
+    """What the forward passes of a request were made for."""
+    rows = []
+    for run in report["runs"]:
+        passes = run["forward_passes"]
+        causes = passes and passes.get("by_cause")
+        if causes:
+            rows.append((run["artifact"], *(number(causes[cause], 3) for cause in CAUSES), number(passes["mean"], 3)))
+    note = (
+        "Means over the cases that were routed pass by pass; a pass counts for the first decision that it makes. "
+        "request: the user's turn; fork: which tool, which of an enumeration, whether an argument follows; string, "
+        "number: a token of a value"
+    )
+    return Table("Passes of a request by cause", ("artifact", *CAUSES, "all"), tuple(rows), note) if rows else None
+
+
+def cold_table(report: dict[str, Any]) -> Table | None:
+    """From the start of a process to its first call."""
+    rows = []
+    for run in report["runs"]:
+        found = run.get("first_call_ms")
+        if found is not None:
+            cells = [str(found["n"])]
+            for one in (found["saved"], found["computed"]):
+                low, high = one["wall_range_ms"] if one else (None, None)
+                cells += [f"{ms(one['wall_ms'])} ({ms(low)}-{ms(high)})", ms(one["cpu_ms"])] if one else ["-", "-"]
+            rows.append((run["artifact"], *cells, ms(found["computed"]["import_ms"])))
+    note = (
+        "Fresh processes that import what `Router.open` needs, open the artifact (hashes checked) and route one "
+        "request; from the start of the process to the call, median (and range) of the clock, and processor time. '-': "
+        "the runtime keeps no prefix"
+    )
+    columns = (
+        "artifact", "processes", "prefix restored: ms", "CPU ms", "prefix computed: ms", "CPU ms", "of it imports ms",
+    )  # fmt: skip
+    return Table("A cold process to its first call", columns, tuple(rows), note) if rows else None
+
+
+def own_code_table(report: dict[str, Any]) -> Table | None:
+    """How much of a request is not the model's passes."""
+    rows = []
+    for run in report["runs"]:
+        own = run.get("own_code")
+        if own is not None:
+            rows.append(
+                (
+                    run["artifact"],
+                    str(own["n"]),
+                    own_share(own),
+                    *(number(own[key], 3) for key in ("ms_p50", "grammar_ms_p50", "tokenize_ms_p50")),
+                )
+            )
+    note = (
+        "Of the timed requests; share: what is not spent within the runtime's passes, over the whole request, median "
+        "with quartiles"
+    )
+    columns = ("artifact", "requests", "share of a request", "own ms", "grammar ms", "tokenizing ms")
+    return Table("Our own code around the passes", columns, tuple(rows), note) if rows else None
+
+
+def own_share(own: dict[str, Any] | None) -> str:
+    """The median share of a request that is not the model's, with its quartiles."""
+    if own is None:
+        return "-"
+    low, high = own["share_quartiles"]
+    return f"{percent(own['share_p50'])} ({100 * low:.1f}-{100 * high:.1f})"
 
 
 def throughput_table(report: dict[str, Any]) -> Table | None:

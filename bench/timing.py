@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.fleet import Member
 from bench.machine import FOREIGN_CORES, SLOW, calibrate, cpu_times, foreign_cores, load_average
-from bench.records import Answer, Timed, calls_from
+from bench.records import Answer, Run, Timed, calls_from
 from bench.report import median_case
 from bench.schedule import Block, Turn, plan, request_counts
 from bench.stats import percentile
@@ -35,7 +35,7 @@ def timing(bench: Bench, members: Sequence[Member]) -> None:
     settings, screen = bench.settings, bench.screen
     ready: list[Member] = []
     each: dict[str, float] = {}
-    case = _floor_case(bench, members)
+    case = floor_case(bench, [member.run for member in members])
     for member in members:
         warm = member.attempt("latency", partial(member.call, "warm_up", requests=settings.warmup), screen.failed)
         if warm is None:
@@ -72,10 +72,10 @@ def timing(bench: Bench, members: Sequence[Member]) -> None:
         screen.say(f"  note: the machine was busy with other work in {busy} of {len(blocks)} blocks: times may be high")
 
 
-def _floor_case(bench: Bench, members: Sequence[Member]) -> Case:
-    """A typical request: the median by the reference's cost, or by the first worker's that answered."""
+def floor_case(bench: Bench, runs: Sequence[Run]) -> Case:
+    """A typical request: the median by the reference's cost, or by the first run's that answered."""
     sources = [bench.reference] if bench.reference is not None else []
-    for run in [*sources, *(member.run for member in members)]:
+    for run in [*sources, *runs]:
         routed = {case: answer for case, answer in run.answers["grammar"].items() if not answer.checked}
         found = median_case(bench.suite.cases, routed)
         if found is not None:
@@ -109,7 +109,7 @@ def _turn(bench: Bench, member: Member, turn: Turn, block: int) -> None:
     for row in result["requests"]:
         case = bench.suite.cases[row["index"]]
         calls = None if row["calls"] is None else calls_from(row["calls"])
-        run.timed.append(Timed(case.id, row["ms"], row["first_decision_ms"], block, calls))
+        run.timed.append(Timed(case.id, row["ms"], row["first_decision_ms"], block, calls, row.get("parts")))
     run.floor["ms"] += result["floor_ms"]
     run.floor["request_ms"] += result["floor_request_ms"]
 
@@ -156,7 +156,7 @@ def _as_judged(bench: Bench, answer: Answer | None, timed: Timed) -> bool:
 
 def speeds(bench: Bench, members: Sequence[Member]) -> None:
     """Prefill and decode in tokens a second."""
-    case = _floor_case(bench, members)
+    case = floor_case(bench, [member.run for member in members])
     for member in members:
         found = member.attempt("speeds", partial(member.call, "speed", case=case.id), bench.screen.failed)
         if found is not None:

@@ -29,6 +29,8 @@ PAGES = (
     "bench",
     "bench all-runtimes",
     "bench accuracy",
+    "bench cold",
+    "bench identical",
     "bench lift",
     "bench peers",
     "bench quantization",
@@ -46,9 +48,9 @@ Made from `--help` by `make docs`.
 
 Every command ends with exit code 0 when it did its work, and 2 after a mistake or a failure of the machine, told in
 one line on stderr: what is wrong, where, what to do. Exit code 1 is a result that is not good: an answer of the model
-that has no end (`route`), a proof that is not met (`verify`), a runtime that failed (`bench`), a model that float16
-cannot hold (`doctor --fp16`), a number that is not finite (`inspect --run`); and a bug, with its traceback. Ctrl-C is
-130. Progress goes to stderr, answers to stdout.
+that has no end (`route`), a proof that is not met (`verify`), a runtime that failed (`bench`), answers that differ
+(`bench identical`), a model that float16 cannot hold (`doctor --fp16`), a number that is not finite (`inspect --run`);
+and a bug, with its traceback. Ctrl-C is 130. Progress goes to stderr, answers to stdout.
 `EDGECALL_DEBUG=1` shows the traceback of every error.
 
 | variable | what it does |

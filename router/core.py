@@ -11,9 +11,10 @@ from types import TracebackType
 from typing import Any, Final, Literal
 
 from router.binding import Bound, bound_values, fill
+from router.causes import causes
 from router.decode import MAX_NEW_TOKENS, Decoded, DecodeError, Job, decode, decode_free, decode_many
 from router.grammar import Grammar
-from router.guess import Guesser
+from router.guess import Guesser, Guessing
 from router.parse import parse_pieces
 from router.prefixes import PrefixFiles, PrefixMemory
 from router.render import user_turn
@@ -51,14 +52,15 @@ class Router:
         toolset: Toolset,
         *,
         own: bool = False,
-        guess: bool = True,
+        guess: Guessing = True,
         prefixes: PrefixFiles | None = None,
         grammar: Grammar | None = None,
     ) -> None:
         """Compile the grammar (unless it is given) and put the prefix into the cache.
 
         `own`: closing the router closes the model too. `guess`: let passes check guesses where that is faster
-        (`router.guess`); the answers are the same. `prefixes`: where the prefix's cache is looked for and kept.
+        (`router.guess`), or ``"always"``; the answers are the same. `prefixes`: where the prefix's cache is looked for
+        and kept.
         """
         self.model = model
         self.tokenizer = tokenizer
@@ -80,11 +82,14 @@ class Router:
                 f"request in the context of {model.context_length}; use fewer tools or shorter descriptions"
             )
         self.grammar = grammar or Grammar.compile(toolset, tokenizer)
-        self._guesser = Guesser(tokenizer) if guess else None
-        self._tie = TIES.get(model.dtype, TIE)
+        self._guesser = Guesser(tokenizer, always=guess == "always") if guess else None
+        self.tie = TIES.get(model.dtype, TIE)
+        """How near the two best logits are where passes of other sizes may choose otherwise."""
         self._session: Session = model.session()
         self._files = prefixes
         self._memory = PrefixMemory()
+        self.prefix_restored = False
+        """Whether the prefix was read from a file rather than computed."""
         self._begin()
         self._batch: Batch | None = None
         self._shown: list[int] = []
@@ -100,7 +105,7 @@ class Router:
         threads: int | None = None,
         toolset: Toolset | None = None,
         check: Literal["hashes", "sizes"] = "hashes",
-        guess: bool = True,
+        guess: Guessing = True,
         save_prefix: bool = True,
     ) -> Router:
         """Open an artifact, with its own toolset or another one. Raises `UserError` for whatever is in the way.
@@ -128,7 +133,9 @@ class Router:
         return router
 
     @classmethod
-    def from_model(cls, model: Model, tokenizer: RouterTokenizer, toolset: Toolset, *, guess: bool = True) -> Router:
+    def from_model(
+        cls, model: Model, tokenizer: RouterTokenizer, toolset: Toolset, *, guess: Guessing = True
+    ) -> Router:
         """A router over a model that the caller opened and will close. `guess` as for the constructor."""
         return cls(model, tokenizer, toolset, guess=guess)
 
@@ -279,7 +286,8 @@ class Router:
         """Have the prefix alone in the cache: from a file, or computed and kept in one."""
         session, files = self._session, self._files
         session.rewind(0)
-        if files is None or not files.restore(self.prefix_ids, session):
+        self.prefix_restored = files is not None and files.restore(self.prefix_ids, session)
+        if not self.prefix_restored:
             session.append(self.prefix_ids)
             if files is not None:
                 files.keep(self.prefix_ids, session)
@@ -303,7 +311,7 @@ class Router:
             prices = None if guesser is None else guesser.prices
             return decode(
                 session, request, matcher, context_length=room, max_new_tokens=limit, record=record, guide=guide,
-                tie=self._tie, prices=prices,
+                tie=self.tie, prices=prices,
             ), matching  # fmt: skip
         finally:
             if session.position > kept:
@@ -334,6 +342,7 @@ class Router:
         calls, text, error = self._read(decoded, grammar)
         if error is None:
             calls = [fill(call, bound) for call in calls]
+        why = causes(self.tokenizer, self.toolset, decoded.token_ids, decoded.pass_starts) if grammar else {}
         stats = RouteStats(
             prompt_tokens=len(self.prefix_ids) + shown + request,
             request_tokens=request,
@@ -341,6 +350,7 @@ class Router:
             decided_tokens=decoded.decided_tokens,
             forward_passes=decoded.forward_passes,
             pass_sizes=decoded.pass_sizes,
+            pass_causes=why,
             guessed_tokens=decoded.guessed_tokens,
             guessed_right=decoded.guessed_right,
             first_decision_ms=(tokenized + matching) * 1e3 + decoded.first_decision_ms,

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
@@ -39,6 +39,8 @@ _SEEN: Final = 3
 _BOOKKEEPING: Final = 0.6e-3
 """Seconds: a pass that costs less by itself is made sooner than guesses are thought up and followed."""
 
+Guessing = bool | Literal["always"]
+"""Whether passes check guesses: where it pays, never, or whenever there is one, paying or not (which tests want)."""
 Key = tuple[tuple[int, ...], tuple[int, ...] | int | None]
 """A place in a completion: the last tokens outside strings, and within one what it begins with, or of a copied string
 how long it is."""
@@ -110,6 +112,17 @@ class Prices:
         self.fixed = max(0.0, float(fixed))
 
 
+class Eager(Prices):
+    """Prices by which every guess that may be right is made, whatever it costs."""
+
+    @property
+    def worth_it(self) -> bool:
+        return True
+
+    def gain(self, chance: float, tokens: int, rows: int = 1) -> float:
+        return chance
+
+
 @dataclass
 class Trail:
     """Where a completion stands: its tokens outside strings, and those of the string that is open."""
@@ -141,8 +154,9 @@ class Trail:
 class Guesser:
     """What is known about the completions of one toolset on one model. Not thread-safe."""
 
-    def __init__(self, tokenizer: RouterTokenizer) -> None:
-        self.prices = Prices()
+    def __init__(self, tokenizer: RouterTokenizer, *, always: bool = False) -> None:
+        """`always`: guess whether it pays or not."""
+        self.prices = Eager() if always else Prices()
         self._tokenizer = tokenizer
         self._habits: OrderedDict[Key, dict[int, int]] = OrderedDict()
         self._requests: OrderedDict[int, None] = OrderedDict()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from router.causes import Cause
 from router.decode import Decision
 from router.toolset import Call
 from runtimes.base import Pass
@@ -22,6 +23,9 @@ class RouteStats:
     decided_tokens: int
     forward_passes: int
     pass_sizes: list[int]
+    pass_causes: dict[Cause, int]
+    """Of the forward passes, how many each cause had (`router.causes`); empty without a grammar, where all but the
+    request's are made for one token each."""
     guessed_tokens: int
     """Tokens that rode along as guesses (`router.guess`),"""
     guessed_right: int

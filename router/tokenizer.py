@@ -164,7 +164,7 @@ class RouterTokenizer:
     def spelling(self, token: int) -> bytes:
         """The bytes that an id stands for, of a control token its spelling."""
         spelled = self._spellings.get(token)
-        return self._bytes(token) if spelled is None else spelled.encode()
+        return spelled.encode() if spelled is not None else self._spelled.get(token) or self._bytes(token)
 
     def pieces(self, ids: Sequence[int], *, errors: str = "strict") -> list[Piece]:
         """Control tokens one by one, the text between them joined. Raises `WireError` for what is not UTF-8."""

@@ -63,7 +63,7 @@ def open_model(artifact: Artifact, *, device: str = "auto", threads: int | None 
         raise UnavailableError(f"torch: {state.reason}; {state.fix}")
     import torch
 
-    target = _device(device)
+    target = device_named(device)
     torch.set_num_threads(check_threads(threads))
     return TorchModel(torch_net.load(artifact, target), artifact, device, target)
 
@@ -184,7 +184,7 @@ def _accelerators() -> dict[str, DeviceStatus]:
     return {"cuda": cuda, "metal": metal}
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
     import torch
 
     cuda, metal = torch.cuda.is_available(), torch.backends.mps.is_available()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -121,8 +122,8 @@ class FakeSession:
 class FakeBatch:
     """Lanes as fake sessions; `sizes` tells how many lanes each pass went over."""
 
-    def __init__(self, model: BatchModel, lanes: int, prefix: Sequence[int]) -> None:
-        self.sessions = [FakeSession(model) for _ in range(lanes)]
+    def __init__(self, sessions: Sequence[Any], prefix: Sequence[int]) -> None:
+        self.sessions = list(sessions)
         self.sizes: list[int] = []
         self.closed = False
         for session in self.sessions:
@@ -153,5 +154,5 @@ class BatchModel(FakeModel):
     made: FakeBatch | None = None
 
     def batch(self, lanes: int, prefix: Sequence[int]) -> FakeBatch:
-        self.made = FakeBatch(self, lanes, prefix)
+        self.made = FakeBatch([FakeSession(self) for _ in range(lanes)], prefix)
         return self.made

@@ -44,3 +44,14 @@ def refused(
         assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
     return check
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer.json of 768 entries."""
+    from tests.tiny import corpus
+    from train.tokenizer import train_tokenizer
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(corpus(), folder, vocab_size=768)
+    return folder / "tokenizer.json"

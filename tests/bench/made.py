@@ -44,7 +44,8 @@ def run(
     }  # fmt: skip
     stats = {
         "request_tokens": 12, "forced_tokens": 9, "decided_tokens": 11, "forward_passes": 12,
-        "pass_sizes": [12] + [1] * 11, "total_ms": ms, "first_decision_ms": ms / 4,
+        "pass_sizes": [12] + [1] * 11, "pass_causes": {"request": 1, "fork": 3, "string": 6, "number": 2},
+        "total_ms": ms, "first_decision_ms": ms / 4,
     }  # fmt: skip
     for index, case in enumerate(CASES):
         for mode in ("grammar", "unconstrained"):
@@ -54,7 +55,8 @@ def run(
     for number in range(timed):
         took = ms * rng.lognormvariate(0, 0.15)
         case = CASES[number % len(CASES)]
-        out.timed.append(Timed(case.id, took, took / 4, number * 20 // timed, [GOLD]))
+        parts = {"total_ms": took, "model_ms": 0.9 * took, "grammar_ms": 0.05 * took, "tokenize_ms": 0.01 * took}
+        out.timed.append(Timed(case.id, took, took / 4, number * 20 // timed, [GOLD], parts))
     out.speed = {"prefill_tok_s": 9000.0, "decode_tok_s": 700.0,
                  "throughput": {"requests": 40, "lanes": 8, "alone_per_s": 90.0, "together_per_s": 180.0,
                                 "same_calls": 1.0}}  # fmt: skip

@@ -35,6 +35,7 @@ from runtimes.base import (
     row_offsets,
 )  # fmt: skip
 from runtimes.errors import UnavailableError
+from tests.fake import FakeBatch
 
 FORMAT = "scripted"
 RUNTIME = "scripted"
@@ -67,7 +68,7 @@ def make(
     """An artifact that answers each request (a user's words) with the calls given, and nothing to others.
 
     `script`: ``delay_ms`` a pass; ``noise`` of the logits; ``crash_at``/``hang_at``: the number of the pass that does;
-    ``unavailable``: why the device is not there.
+    ``unavailable``: why the device is not there; ``lanes``: sequences are computed at once too, ``right`` or ``wrong``.
     """
     folder.mkdir(parents=True)
     (folder / TOKENIZER).write_bytes(tokenizer_json.read_bytes())
@@ -97,7 +98,8 @@ def make(
 
 
 def open_model(artifact: Artifact, *, device: str = "auto", threads: int | None = None) -> ScriptedModel:
-    return ScriptedModel(artifact, device)
+    model = ScriptedModel(artifact, device)
+    return LanesModel(artifact, device) if model.script.get("lanes") else model
 
 
 def bare_loop(
@@ -188,3 +190,21 @@ class ScriptedSession:
             time.sleep(3600)
         if script.get("delay_ms"):
             time.sleep(script["delay_ms"] / 1e3)
+
+
+class LanesModel(ScriptedModel):
+    """One that computes several sequences at once."""
+
+    def batch(self, lanes: int, prefix: Sequence[int]) -> ScriptedBatch:
+        return ScriptedBatch(self, lanes, prefix)
+
+
+class ScriptedBatch(FakeBatch):
+    """Lanes as scripted sessions, which may compute something else than a session alone does."""
+
+    def __init__(self, model: ScriptedModel, lanes: int, prefix: Sequence[int]) -> None:
+        super().__init__([ScriptedSession(model) for _ in range(lanes)], prefix)
+        self.sign = -1 if model.script["lanes"] == "wrong" else 1
+
+    def append(self, passes: Sequence[tuple[int, Sequence[int], Rows]]) -> list[Logits]:
+        return [self.sign * rows for rows in super().append(passes)]

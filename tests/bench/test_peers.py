@@ -32,9 +32,9 @@ from tests.bench.scripted_peer import KINDS
 REAL = tuple(name for name in PEERS if name not in KINDS)
 
 
-def names(**options: Any) -> list[str]:
+def names(status: str = "ok", **options: Any) -> list[str]:
     variants = options.pop("variants", ())
-    return [run.name for run in contenders(Settings(variants=variants), Wanted(**options))]
+    return [run.name for run in contenders(Settings(variants=variants), Wanted(**options)) if run.status == status]
 
 
 def test_ours_and_all_peers_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,8 +45,36 @@ def test_ours_and_all_peers_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     ]  # fmt: skip
     monkeypatch.setattr(sys, "platform", "linux")
     assert names() == on_linux
+    idle = ["transformers-bf16@bf16", "llama-cpp-python-naive@q8_0"]
+    assert names("skipped") == [*idle, "mlx-lm@8bit"]
+    for run in contenders(Settings(), Wanted()):
+        if run.status == "skipped":
+            assert (
+                run.reason
+                and run.fix == f"have it measured with --peers {run.variant.runtime} (and the others that are wanted)"
+            )
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert names() == [*OURS, ON_MAC, *on_linux[len(OURS) :], "mlx-lm@8bit"]
+    assert names() == [*OURS, ON_MAC, *on_linux[len(OURS) :], "mlx-lm@8bit"] and names("skipped") == idle
+
+
+def test_who_is_named_is_measured_and_nobody_else_is_listed() -> None:
+    assert names(peers=("llama-cpp-python-naive",)) == [*OURS, "llama-cpp-python-naive@q8_0"]
+    assert names("skipped", peers=("llama-cpp-python-naive",)) == []
+    assert names(peers=("transformers", "transformers-bf16")) == [
+        *OURS, "transformers@fp32", "transformers-bf16@bf16",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "there"),
+    [
+        ("transformers", "cuda:1", True), ("llama-cpp-python-gbnf", "metal", True), ("optimum", "cpu", True),
+        ("optimum", "cuda", False), ("llama-server", "metal", False), ("llama-server", "auto", True),
+        ("mlx-lm", "cuda", True), ("transformers", "ane", False),
+    ],
+)  # fmt: skip
+def test_devices_that_a_peer_can_be_put_on(name: str, device: str, there: bool) -> None:
+    assert PEERS[name].runs_on(device) is there
 
 
 def test_peers_open_what_was_chosen_of_their_format() -> None:
@@ -304,6 +332,26 @@ def run_peers(tmp_path: Path, tokenizer: Path, kiwi: Toolset, monkeypatch: pytes
 
 def by_name(outcome: Outcome) -> dict[str, dict[str, Any]]:
     return {one["name"]: one for one in outcome.report["contenders"]}
+
+
+def test_the_device_is_chosen_and_who_cannot_follow_is_told(run_peers: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PEERS, "parrot", replace(KINDS["parrot"], devices=("cpu", "perch")))
+    outcome = run_peers({}, Wanted(("parrot", "preparing-parrot")), device="perch")
+    found = by_name(outcome)
+    assert found["scripted-a"]["device"] == "perch" and found["parrot@a"]["status"] == "ok"
+    assert found["preparing-parrot@a"]["status"] == "skipped"
+    assert found["preparing-parrot@a"]["reason"] == "it is measured on cpu alone; compare it with --device cpu"
+
+
+def test_who_is_not_asked_by_default_is_listed_with_the_reason(
+    run_peers: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle = replace(KINDS["preparing-parrot"], unusual="it builds a nest first")
+    monkeypatch.setattr(bench.peers, "PEERS", {"parrot": KINDS["parrot"], "preparing-parrot": idle})
+    found = by_name(run_peers({}, Wanted()))
+    assert found["parrot@a"]["status"] == "ok"
+    assert found["preparing-parrot@a"]["status"] == "skipped"
+    assert found["preparing-parrot@a"]["reason"].startswith("it builds a nest first; have it measured with --peers pre")
 
 
 def test_a_whole_run(run_peers: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,8 @@ from router.toolset_load import load_json
 from router.wire_format import FUNCTIONGEMMA as WIRE
 from runtimes import open_model
 from runtimes.artifact import PROOF, TOOLSET, Artifact, open_artifact, sha256_file, write_manifest
+from runtimes.base import DeviceStatus
+from runtimes.errors import UnavailableError
 from tests.exports import write_artifact
 from tests.tiny import LIGHTS
 from tests.unbound import unbound
@@ -101,7 +103,13 @@ def needed(name: str) -> None:
 
 
 def open_one(
-    name: str, artifact: Artifact, folder: Path, *, cases: Sequence[Case] = CASES, limit: int = LIMIT
+    name: str,
+    artifact: Artifact,
+    folder: Path,
+    *,
+    cases: Sequence[Case] = CASES,
+    limit: int = LIMIT,
+    device: str = "cpu",
 ) -> tuple[Peer, Asked, Prompts]:
     kind = kind_of(name)
     module = module_of(kind)
@@ -115,7 +123,7 @@ def open_one(
     opening = Opening(
         kind=kind, artifact=artifact, prefix=prompts.prefix, stops=WIRE.stops,
         grammar=gbnf(toolset) if kind.grammar else "", threads=1, limit=limit,
-        context_length=context_length, log=folder / "program.log", prepared=prepared,
+        context_length=context_length, log=folder / "program.log", prepared=prepared, device=device,
     )  # fmt: skip
     peer: Peer = module.open_peer(opening)
     return peer, Asked(peer, prompts, limit), prompts
@@ -274,9 +282,30 @@ def test_optimum_exports_once(exported: Exported, tmp_path: Path) -> None:
     assert len(said) == 2
 
 
+def test_sixteen_bits_are_what_it_computes_in(exported: Exported, tmp_path: Path) -> None:
+    needed("transformers-bf16")
+    peer, asked, _ = open_one("transformers-bf16", exported("safetensors", "bf16"), tmp_path, cases=CASES[:1])
+    assert (peer.dtype, peer.device) == ("bf16", "cpu")
+    assert asked.route(CASES[0])["text"]
+
+
+def test_a_device_that_is_not_there_is_no_other(exported: Exported, tmp_path: Path) -> None:
+    for name, source in (("transformers", ("safetensors", "fp32")), ("llama-cpp-python", ("gguf", "f32"))):
+        needed(name)
+        absent = next((kind for kind, state in device_states(name).items() if not state.available), None)
+        if absent is not None:
+            with pytest.raises(UnavailableError, match=absent):
+                open_one(name, exported(*source), tmp_path, device=absent)
+
+
+def device_states(name: str) -> dict[str, DeviceStatus]:
+    found: dict[str, DeviceStatus] = module_of(kind_of(name)).availability(None).devices
+    return found
+
+
 def test_every_peer_is_one_of_those_tested() -> None:
     real = {name for name, kind in PEERS.items() if kind.module.startswith("bench.")}
     assert real == {
-        "transformers", "transformers-cache", "optimum", "llama-cpp-python", "llama-cpp-python-naive",
-        "llama-cpp-python-gbnf", "llama-server", "mlx-lm",
+        "transformers", "transformers-bf16", "transformers-cache", "optimum", "llama-cpp-python",
+        "llama-cpp-python-naive", "llama-cpp-python-gbnf", "llama-server", "mlx-lm",
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,16 @@ from bench.plot import draw
 from bench.ranking import rank
 from bench.report import build, samples, validate
 from bench.screen import Screen
-from bench.tables import fit, main_tables, number, throughput_table
+from bench.tables import (
+    causes_table,
+    cold_table,
+    fit,
+    main_tables,
+    number,
+    own_code_table,
+    parity_table,
+    throughput_table,
+)
 from router.toolset import Toolset
 from tests.bench import made
 
@@ -69,7 +79,10 @@ def test_contract_fields(report: dict[str, Any]) -> None:
     assert run["overhead_same_request"] == pytest.approx(1.25)
     assert run["parity"]["same_calls"] == 1.0
     assert run["parity"]["reference"] == "torch-fp32"
-    assert run["forward_passes"] == {"mean": 12, "forced_tokens": 9, "decided_tokens": 11, "request_tokens": 12}
+    assert run["forward_passes"] == {
+        "mean": 12, "forced_tokens": 9, "decided_tokens": 11, "request_tokens": 12,
+        "by_cause": {"request": 1, "fork": 3, "string": 6, "number": 2},
+    }  # fmt: skip
     assert run["size_mb"] == pytest.approx(12.345678)
     assert report["runs"][5]["latency_ms"]["p99"] is None, "40 requests have no p99"
 
@@ -115,8 +128,31 @@ class TestEmulated:
         assert len(ranked.rows) == 1 and "p95 ms" in ranked.columns
         assert emulated.title.startswith("Emulated") and not {"p50 ms", "p95 ms", "#"} & set(emulated.columns)
         (row,) = emulated.rows
+        assert emulated.columns[-1] == "cases" and row[-1] == "100 of 100"
         assert row[:2] == ("coreml-reference", "coreml-reference-fp32") and "100.0%" in row
         assert "times are not a device's" in render(found)
+
+
+def test_a_run_that_was_cut_short_says_how_far_it_got(kiwi: Toolset) -> None:
+    """Also where all that it was asked came out the same: a share alone would pass for the whole suite's."""
+    reference = made.run(kiwi, "torch", "safetensors-fp32", 32)
+    runs = [
+        reference,
+        made.run(kiwi, "llama_cpp", "gguf-f32", 32),
+        made.run(kiwi, "coreml-reference", "coreml-fp32", 32),
+    ]
+    runs[2].opened["emulated"] = True
+    for run in runs[1:]:
+        for mode in ("grammar", "unconstrained"):
+            for case in made.CASES[41:]:
+                del run.answers[mode][case.id], run.verdicts[mode][case.id]
+        run.same_calls = {case.id: True for case in made.CASES[:41]}
+    out = build(made.context(), runs, reference)
+    ranked, emulated = main_tables(out)
+    assert "gguf-f32 was asked 41 of 100 cases" in ranked.note and "safetensors" not in ranked.note
+    assert emulated.rows[0][-1] == "41 of 100"
+    parity = parity_table(out)
+    assert parity is not None and {row[5] for row in parity.rows} == {"100.0% in 41 of 100"}
 
 
 def test_no_runtime_disappears(report: dict[str, Any]) -> None:
@@ -182,6 +218,54 @@ def test_markdown_tells_all(report: dict[str, Any]) -> None:
         assert expected in text
     widths = [line.count("|") for line in text.splitlines() if line.startswith("| ")]
     assert widths, "there are tables"
+
+
+def test_passes_are_told_by_cause(report: dict[str, Any], kiwi: Toolset) -> None:
+    table = causes_table(report)
+    assert table is not None and table.columns == ("artifact", "request", "fork", "string", "number", "all")
+    assert table.rows[0] == ("safetensors-fp32", "1", "3", "6", "2", "12")
+    assert f"## {table.title}" in render(report)
+    silent = made.run(kiwi, "llama_cpp", "gguf-f32", 32)
+    for answer in silent.answers["grammar"].values():
+        answer.stats.pop("pass_causes", None)
+    out = build(made.context(), [silent], None)
+    assert out["runs"][0]["forward_passes"]["by_cause"] is None and causes_table(out) is None
+    assert validate(json.loads(json.dumps(out)))
+
+
+def test_first_calls_of_fresh_processes_are_told(kiwi: Toolset) -> None:
+    one = {
+        "n": 3, "wall_ms": 420.0, "cpu_ms": 330.0, "import_ms": 210.0, "import_cpu_ms": 200.0, "open_ms": 60.0,
+        "request_ms": 15.0, "wall_range_ms": [400.0, 700.0],
+    }  # fmt: skip
+    keeps, not_so = made.run(kiwi, "llama_cpp", "gguf-f32", 32), made.run(kiwi, "torch", "safetensors-fp32", 32)
+    keeps.first_call = {"n": 3, "saved": one, "computed": one | {"wall_ms": 480.0}}
+    not_so.first_call = {"n": 3, "saved": None, "computed": one}
+    out = build(made.context(), [keeps, not_so, made.run(kiwi, "mlx", "mlx-fp32", 32)], None)
+    assert validate(json.loads(json.dumps(out)))
+    assert [run["first_call_ms"] is None for run in out["runs"]] == [False, False, True]
+    table = cold_table(out)
+    assert table is not None and f"## {table.title}" in render(out)
+    assert table.rows == (
+        ("gguf-f32", "3", "420 (400-700)", "330", "480 (400-700)", "330", "210"),
+        ("safetensors-fp32", "3", "-", "-", "420 (400-700)", "330", "210"),
+    )
+
+
+def test_our_own_code_is_told(report: dict[str, Any], kiwi: Toolset) -> None:
+    own = report["runs"][1]["own_code"]
+    assert own["n"] == 400 and own["share_p50"] == pytest.approx(0.1)
+    assert own["share_quartiles"] == pytest.approx([0.1, 0.1])
+    p50 = report["runs"][1]["latency_ms"]["p50"]
+    assert own["ms_p50"] == pytest.approx(0.1 * p50) and own["grammar_ms_p50"] == pytest.approx(0.05 * p50)
+    table = own_code_table(report)
+    assert table is not None and table.rows[1][:3] == ("gguf-f32", "400", "10.0% (10.0-10.0)")
+    assert f"## {table.title}" in render(report)
+    silent = made.run(kiwi, "llama_cpp", "gguf-f32", 32)
+    silent.timed = [replace(timed, parts=None) for timed in silent.timed]
+    out = build(made.context(), [silent], None)
+    assert out["runs"][0]["own_code"] is None and own_code_table(out) is None
+    assert validate(json.loads(json.dumps(out)))
 
 
 def test_terminal_tables_fit(report: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ class OffBatch(FakeBatch):
 @dataclass
 class OffModel(BatchModel):
     def batch(self, lanes: int, prefix: Sequence[int]) -> FakeBatch:
-        return OffBatch(self, lanes, prefix)
+        return OffBatch(super().batch(lanes, prefix).sessions, ())
 
 
 @pytest.fixture(scope="module")

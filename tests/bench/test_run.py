@@ -25,16 +25,6 @@ REFERENCE = Variant("scripted", "scripted", "a", 32)
 WORDS = "email report backup invoice note page photo user project registry script entry".split()
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.tiny import corpus
-    from train.tokenizer import train_tokenizer
-
-    folder = tmp_path_factory.mktemp("tokenizer")
-    train_tokenizer(corpus(), folder, vocab_size=768)
-    return folder / "tokenizer.json"
-
-
 def cases() -> list[Case]:
     made = [
         Case(
@@ -61,7 +51,7 @@ Bench = Callable[..., Outcome]
 
 
 @pytest.fixture
-def bench(tmp_path: Path, tokenizer: Path, kiwi: Toolset) -> Bench:
+def bench(tmp_path: Path, small_tokenizer: Path, kiwi: Toolset) -> Bench:
     file = tmp_path / "cases.jsonl"
     file.write_text("".join(json.dumps(case.to_dict()) + "\n" for case in cases()))
 
@@ -73,7 +63,7 @@ def bench(tmp_path: Path, tokenizer: Path, kiwi: Toolset) -> Bench:
                 continue
             folder = tmp_path / f"scripted-{quant}"
             told = script.pop("answers", None) or answers(script.pop("wrong", 0))
-            artifacts[folder.name] = scripted.make(folder, tokenizer, kiwi, quant, told, **script)
+            artifacts[folder.name] = scripted.make(folder, small_tokenizer, kiwi, quant, told, **script)
         settings = Settings(
             runtimes=("scripted",), variants=tuple(artifacts), cases=file, requests=26, blocks=2, warmup=2,
             budget_s=600.0, threads=1, plugins=("tests.bench.scripted",),
@@ -90,7 +80,7 @@ def by_name(outcome: Outcome) -> dict[str, dict[str, Any]]:
 
 
 def test_two_runtimes(bench: Bench) -> None:
-    outcome = bench({"a": {}, "b": {"noise": 0.5}})
+    outcome = bench({"a": {}, "b": {"noise": 0.5}}, cold=1)
     runs = by_name(outcome)
     assert {run["status"] for run in runs.values()} == {"ok"}
     assert validate(json.loads((outcome.folder / "report.json").read_text()))
@@ -106,6 +96,10 @@ def test_two_runtimes(bench: Bench) -> None:
         assert run["cold_start_ms"] > run["load_ms"] > 0
         assert run["peak_rss_mb"] is None or run["peak_rss_mb"] > 10
         assert run["forward_passes"]["mean"] >= 1
+        assert sum(run["forward_passes"]["by_cause"].values()) == pytest.approx(run["forward_passes"]["mean"])
+        assert run["first_call_ms"]["saved"] is None and run["first_call_ms"]["computed"]["n"] == 1
+        assert run["first_call_ms"]["computed"]["wall_ms"] > run["first_call_ms"]["computed"]["import_ms"] > 0
+        assert run["own_code"]["n"] == 26 and 0 < run["own_code"]["share_p50"] < 1
         assert run["versions"] == {"scripted": "1.0"}
     parity = runs["b"]["parity"]
     assert parity["same_calls"] == 1.0 and parity["same_calls_n"] == 13

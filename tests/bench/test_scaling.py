@@ -13,10 +13,12 @@ import bench.scaling
 from bench.cli import main
 from bench.forced import BlankModel, ForcedRouted
 from bench.laws import Line, fit
+from bench.predict import Size, Weights, read_bytes
 from bench.records import Answer, Run, Settings, Timed, Variant
 from bench.report import Context
 from bench.run import Outcome
 from bench.scaling import Asked, scaling
+from bench.scaling_floor import growth, predicted_ms, within
 from bench.scaling_page import render, tables
 from bench.scaling_plot import draw
 from bench.scaling_points import (
@@ -32,7 +34,8 @@ from bench.scaling_points import (
 )
 from bench.scaling_report import Measured, build, passes_hold, row, validate
 from bench.screen import Screen
-from bench.shapes import preset
+from bench.shape_making import Machine
+from bench.shapes import Shape, preset
 from bench.variants import Missing
 from router.tokenizer import RouterTokenizer
 from router.toolset import Toolset
@@ -124,11 +127,52 @@ def test_lines_by_hand() -> None:
     assert Line(1.0, 2.0, 1.0).at(3) == 7
 
 
+TINY = Shape("tiny", 8, 16, 2, 2, 1, 4, 3072, window=64, pattern=2)
+MACHINE = Machine({10**6: 2e10, 10**9: 1e10}, {"fp32": 1e11, "int8": None}, {"bandwidth": "by hand"}, 0.5)
+
+
+def test_what_a_point_should_cost(tokenizer: RouterTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sum over its passes of weights and cache over the bandwidth of arrays as large; nothing off the CPU."""
+    weights = Weights(900_000)
+    monkeypatch.setattr("bench.scaling_floor.weights_of", lambda artifact, variant: weights)
+    monkeypatch.setattr(Artifact, "output_rows", TINY.vocab)
+    point = points("tools", [4], tokenizer)[0]
+    run = run_of(point, [2.0], [1.0])
+    sizes = [Size(95, 16), Size(111, 10), Size(121, 1)]
+    by_hand = sum(read_bytes(TINY, size, weights, 2) for size in sizes) / 2e10
+    assert predicted_ms(run, point.id, TINY, MACHINE) == pytest.approx(1e3 * by_hand)
+    assert predicted_ms(run, point.id, None, MACHINE) is None and predicted_ms(run, point.id, TINY, None) is None
+    assert predicted_ms(run, "another", TINY, MACHINE) is None
+    run.opened["device"] = "cuda"
+    assert predicted_ms(run, point.id, TINY, MACHINE) is None
+
+
+def test_what_grows_is_held_against_what_should() -> None:
+    def rows(*ratios: float | None) -> list[dict[str, Any]]:
+        return [{"over_predicted": ratio} for ratio in ratios]
+
+    assert growth(rows(2.0, 2.0, 2.1)) == pytest.approx(1.05)
+    assert growth(rows(2.0, 1.5, 1.8)) == pytest.approx(0.9), "what is fixed weighs less where the floor is high"
+    assert growth(rows(2.0, 3.0, 2.0)) == 1.5 and growth(rows(None, 2.0)) is None and growth(rows()) is None
+
+
+def test_up_to_64_tools_p50_is_near_the_floor() -> None:
+    def rows(*found: tuple[int, float | None]) -> list[dict[str, Any]]:
+        return [{"size": size, "over_floor": ratio} for size, ratio in found]
+
+    assert within(rows((1, 1.02), (16, 1.09), (64, 1.04), (256, 1.5))) == {
+        "from": 1, "to": 64, "most_over_floor": 1.09, "at": 16, "holds": True,
+    }  # fmt: skip
+    far = within(rows((1, 1.02), (32, 1.2), (64, None)))
+    assert far is not None and (far["to"], far["at"], far["holds"]) == (32, 32, False)
+    assert within(rows((128, 1.0))) is None
+
+
 def run_of(point: Any, times: list[float], floors: list[float]) -> Run:
     run = Run(Variant("llama_cpp", "gguf", "q8_0", 8), artifact=made.artifact("gguf-q8_0"))
     stats = {
         "cached_tokens": 95, "request_tokens": 16, "forward_passes": 5, "decided_tokens": 5, "pass_sizes": [16, 10, 1],
-        "first_position": 95,
+        "first_position": 95, "sizes": [[95, 16, 1, None], [111, 10, 1, None], [121, 1, 1, None]],
     }  # fmt: skip
     run.answers["grammar"][point.id] = Answer(point.id, [], [1] * 17, "", None, stats, False)
     run.timed = [Timed(point.id, ms, None, 0, []) for ms in times]
@@ -156,6 +200,9 @@ def report(tokenizer: RouterTokenizer) -> dict[str, Any]:
     point = points("argument", [4], tokenizer)[0]
     rows = [entry(point, [4.0] * 9, [3.0] * 9), entry(point, [8.0] * 9, [4.0] * 9) | {"size": 8, "argument_tokens": 8}]
     rows[1]["passes"] = 9
+    rows = [
+        one | {"predicted": ms, "over_predicted": one["p50"] / ms} for one, ms in zip(rows, (2.0, 3.0), strict=True)
+    ]
     runs = [run_of(point, [], [])]
     skipped = Run(Variant("onnxruntime", "onnx", "int8", 8))
     skipped.skip("onnxruntime is not installed", "install it")
@@ -164,7 +211,7 @@ def report(tokenizer: RouterTokenizer) -> dict[str, Any]:
         Measured("argument", "onnx-int8", [], [skipped], made.context().blocks),
     ]
     context: Context = made.context(settings=Settings(command="bench scaling", threads=1))
-    found = build(context, measured, masked=False, notes=["tools-256: left out"])
+    found = build(context, measured, masked=False, notes=["tools-256: left out"], machine=MACHINE)
     assert validate(found)
     return found
 
@@ -175,6 +222,9 @@ def test_what_a_report_says(report: dict[str, Any], tmp_path: Path) -> None:
     assert ours["p50_law"] == {"a": pytest.approx(0), "b": pytest.approx(1), "r2": pytest.approx(1)}
     assert ours["floor_law"]["b"] == pytest.approx(0.25) and ours["most_over_floor"] == 2.0
     assert ours["passes_hold"] is True and ours["prefilled"] is False
+    assert ours["growth_over_predicted"] == pytest.approx(4 / 3) and ours["p50_holds"] is False
+    assert ours["within_floor"] is None, "of tools alone"
+    assert report["probe"]["compute_gop_s"] == {"fp32": 100.0, "int8": None}
     assert other["status"] == "skipped" and other["p50_law"] is None and other["passes_hold"] is None
     drawn = draw(report, tmp_path)
     assert drawn == ["scaling-argument.png"] and [p.name for p in tmp_path.iterdir()] == drawn
@@ -184,6 +234,7 @@ def test_what_a_report_says(report: dict[str, Any], tmp_path: Path) -> None:
         "# seed: what grows, and what does not",
         "![p50 and floor, with the law](scaling-argument.png)",
         "1,000 us for each token of the argument (R2 1.000)",
+        "p50 grows MORE THAN the predicted floor (1.33 times as much at most)",
         "passes as they should be; no prefill in any request",
         "- tools-256: left out",
         "- argument: onnx-int8: onnxruntime is not installed",
@@ -248,6 +299,10 @@ def test_a_whole_run(measure: Measure, tmp_path: Path) -> None:
             assert point["n"] == 4 and point["p50"] > 0 and point["floor_p50"] > 0
             assert point["appended_tokens"] <= point["request_tokens"] + point["call_tokens"], "no prefill"
         assert one["p50_law"] is not None and one["floor_law"] is not None
+    verdict = sweeps["tools"]["within_floor"]
+    assert (verdict["from"], verdict["to"]) == (1, 17) and verdict["holds"] is (verdict["most_over_floor"] <= 1.1)
+    assert "of the floor at that cached length" in (tmp_path / "out" / "scaling.md").read_text()
+    assert report["probe"] is None, "artifacts were given: nobody knows their shape"
     passes = [point["passes"] for point in sweeps["tools"]["points"]]
     assert passes[1] - passes[0] == 2 == sweeps["tools"]["points"][1]["names_part_at"]
     assert [len(one["runs"]) for one in sweeps.values()] == [1, 1, 1, 2]

@@ -220,6 +220,8 @@ def test_a_whole_run(masked: bool, measure: Measure, tmp_path: Path) -> None:
         "scripted-a": "ok", "scripted-a@2000": "ok", "parrot@a": "ok",
     }, [one["reason"] for one in runs.values()]  # fmt: skip
     ours, peer = runs["scripted-a"], runs["parrot@a"]
+    assert ours["own_code"]["n"] == 24 and peer["own_code"] is None
+    assert sum(report["request"]["passes_by_cause"].values()) == pytest.approx(ours["forward_passes"])
     assert ours["latency_ms"]["n"] == peer["latency_ms"]["n"] == 24
     assert ours["predicted"]["p50"] > 0 and peer["predicted"] is None and ours["forcing_ms"] > 0
     assert ours["p50_over_predicted"] == pytest.approx(ours["latency_ms"]["p50"] / ours["predicted"]["p50"])
@@ -244,7 +246,7 @@ def test_a_whole_run(masked: bool, measure: Measure, tmp_path: Path) -> None:
         "12 fixed calls on toolset kiwi",
         "- reading 1 MB again and again: 20.0 GB/s",
         "- int8: not measured",
-        "Every decision was masked" if masked else "--always-mask has it everywhere",
+        "Every row is masked" if masked else "No row is masked (--no-always-mask)",
     ):
         assert line in page
     assert "{" not in page, "nothing left to be filled in"
@@ -299,17 +301,23 @@ def test_the_command(
 
     monkeypatch.setattr(bench.shape, "shape", run)
     argv = "shape --shape tiny --hidden 128 --weights-seed 3 --trim-tokens 9 --variants x --threads 2 --quick".split()
-    assert main([*argv, "--out", str(tmp_path / "new"), "--always-mask", "--peers"]) == 0
+    assert main([*argv, "--out", str(tmp_path / "new"), "--no-always-mask", "--peers"]) == 0
     text = capsys.readouterr().out
     assert "Runs, fastest first" in text and "shape.json" in text
     settings, given, out = asked[0]
     assert (settings.variants, settings.threads, settings.quick, settings.requests) == (("x",), 2, True, 96)
-    assert (given.shape.hidden, given.shape.seed, given.trim_tokens, given.peers, given.masked) == (128, 3, 9, (), True)
+    assert (given.shape.hidden, given.shape.seed, given.trim_tokens, given.peers, given.masked) == (
+        128,
+        3,
+        9,
+        (),
+        False,
+    )
     assert out == tmp_path / "new" and settings.command.startswith("bench shape --shape tiny --hidden 128")
     assert main(["shape", "--shape", "tiny", "--peers", "a,b", "--json"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["report"]["schema"] == "edgecall.shape/1" and "Written to" in captured.err
-    assert asked[1][1].peers == ("a", "b") and not asked[1][1].masked
+    assert asked[1][1].peers == ("a", "b") and asked[1][1].masked, "masked where nobody says"
 
 
 @pytest.mark.slow

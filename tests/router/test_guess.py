@@ -121,6 +121,19 @@ def test_a_free_string_goes_on_as_the_request_does(tokenizer: RouterTokenizer) -
     assert guessed.forward_passes <= plain.forward_passes - 8
 
 
+def test_guesses_can_be_forced(tokenizer: RouterTokenizer) -> None:
+    """Also from the first request on, and on a model whose passes cost nothing."""
+    text = "water the ferns behind the greenhouse"
+    rule = wants(FREE, tokenizer, f"please note: {text}", [Call("write", {"text": text})])
+    answers = []
+    for guess in (False, True, "always"):
+        router = Router(FakeModel(rule, tokenizer.vocab_size), tokenizer, FREE, guess=guess)
+        answers.append(router.route(f"please note: {text}"))
+    assert answers[0].token_ids == answers[1].token_ids == answers[2].token_ids
+    assert [answer.stats.guessed_tokens > 0 for answer in answers] == [False, False, True]
+    assert answers[2].stats.forward_passes < answers[0].stats.forward_passes
+
+
 def test_habits_are_counted_in_requests(tokenizer: RouterTokenizer) -> None:
     """What one request decided is no habit however often it is asked; what several decided is."""
     again, others = cheap_rows(tokenizer), cheap_rows(tokenizer)
