@@ -131,4 +131,4 @@ def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
 def _told(key: str, before: Any, now: Any) -> str:
     name = _SAID.get(key, key)
     short = all(isinstance(value, int | float | str | None) and len(str(value)) <= 40 for value in (before, now))
-    return f"{name} {before}, now {now}" if short else f"{name} differ{'' if name.endswith('rows') else 's'}"
+    return f"{name} {before}, now {now}" if short else f"{name} changed"

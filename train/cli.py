@@ -39,7 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     base.add_argument(
         "--data", type=Path, required=True, help="folder with the corpora (snips/, hwu64/, clinc150/, sgd/)"
     )
-    base.add_argument("--stages", help="stages to run, by name, with commas (default: all); those before must be there")
+    base.add_argument(
+        "--stages",
+        help="stages to run, by name, with commas (default: all); one before them that is neither named nor finished "
+        "is left out",
+    )
     lora = kinds.add_parser(
         "lora",
         help="train a LoRA adapter for a toolset",
@@ -142,8 +146,10 @@ def _lora(args: argparse.Namespace) -> int:
     if not is_first():
         return 0
     target = args.out / "adapter" / "data.json"
-    with disk_errors(target), replacing(target) as file:
-        file.write(json.dumps(data_record, indent=1) + "\n")
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as file:
+            file.write(json.dumps(data_record, indent=1) + "\n")
     print(json.dumps({"best_step": result["step"], "validation": result["validation"], "adapter": result["adapter"]}))
     return 0
 

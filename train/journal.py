@@ -54,9 +54,12 @@ class Journal:
                 self._file = self.path.open("a", encoding="utf-8")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._file is not None:
-            self._file.close()
+            with disk_errors(self.path):
+                self._file.close()
 
     @property
     def seconds(self) -> float:

@@ -88,7 +88,8 @@ class LoopConfig:
 
 
 def batch_loss(model: Any, batch: Batch) -> tuple[torch.Tensor, int]:
-    """Mean cross-entropy over the batch's loss positions, a scalar (logits are computed there alone), and their number."""
+    """Mean cross-entropy over the batch's loss positions (logits are computed there alone), a scalar, and how many
+    there are."""
     import torch
 
     masks = {"full_attention": batch.full, "sliding_attention": batch.sliding}
@@ -249,8 +250,8 @@ class Learner:
 def losses_of(model: Any, config: LoopConfig, taught: Sequence[tuple[Any, float]], workers: PartialState) -> Any:
     """A module whose forward pass is this process's part of a step's loss; among several it shares gradients.
 
-    ``losses(batch, among)`` returns a scalar to go backward from, and as numbers the part of the step's mean loss and of
-    each taught head's hits. `among` are the step's places that carry loss, and those where each head is asked.
+    ``losses(batch, among)`` returns a scalar to go backward from, and as numbers the part of the step's mean loss and
+    of each taught head's hits. `among` are the step's places that carry loss, and those where each head is asked.
     """
     import torch
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Pair = tuple[list[int], list[int]]
 """Ids of one request and of its completion, behind the toolset's declarations."""
 
+
 def pairs(tokenizer: RouterTokenizer, toolset: Toolset, cases: Sequence[Case]) -> list[Pair]:
     """The ids of every case, as the wire format has them."""
     return [
