@@ -15,8 +15,9 @@ torch = pytest.importorskip("torch")
 from runtimes.errors import UserError  # noqa: E402
 from train.base import gemma3_config  # noqa: E402
 from train.init import init_for_copying  # noqa: E402
-from train.loop import LoopConfig, fit, save_state  # noqa: E402
+from train.loop import LoopConfig, fit  # noqa: E402
 from train.packing import Row, pack  # noqa: E402
+from train.state import save_state  # noqa: E402
 
 
 def small_model(width: int = 64, vocab: int = 128, layers: int = 6) -> Any:
