@@ -13,7 +13,7 @@ from export.checkpoint import TOKENIZER_FILES, read_json
 from router.cases import Case
 from router.tokenizer import RouterTokenizer
 from runtimes.errors import UserError
-from train.base_record import stage_recipe, write_record
+from train.base_record import source_digests, stage_recipe, write_record
 from train.base_rows import make_mixture, stage_rows, tokenizer_lines
 from train.claim import claim, settled
 from train.data.sources import read_all
@@ -160,7 +160,7 @@ def train_base(
         if name not in names:
             raise UserError(f"stage {name!r}: the configuration has {', '.join(names)}")
     earlier = _earlier(config, Path(config.start)) if config.start is not None else None
-    corpora = read_all(data)
+    sources = source_digests(read_all(data))
     result: dict[str, Any] = {}
     for stage in config.stages:
         place = folder / stage.name
@@ -168,7 +168,7 @@ def train_base(
             recover(place / "base")
         if stage.name in (stages or names):
             stage = replace(stage, loop=settled(stage.loop, place / "run"))
-            claim(place / "run", stage_recipe(config, stage, corpora, data, against, earlier))
+            claim(place / "run", stage_recipe(config, stage, sources, data, against, earlier))
             result = _finished(place) or _train_stage(config, stage, data, place, earlier, report, against)
         elif _finished(place) is None:
             continue

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -72,26 +72,30 @@ def write_record(config: BaseConfig, data: Path, folder: Path, target: Path) -> 
 def stage_recipe(
     config: BaseConfig,
     stage: Stage,
-    corpora: Sequence[Corpus],
+    sources: Mapping[str, str],
     data: Path,
     against: Sequence[Case],
     earlier: Path | None,
 ) -> dict[str, Any]:
-    """What a stage is made from, as `train.claim` keeps it; `corpora` are those under `data`, `earlier` the checkpoint
-    that it starts from."""
-    drawn = corpora if stage.weights or "utterances" in stage.text else ()
+    """What a stage is made from, as `train.claim` keeps it; `sources` are the digests of the corpora under `data`,
+    `earlier` the checkpoint that it starts from."""
     return {
         "config": {**asdict(stage), "loop": loop_settings(stage.loop)},
         "model": dict(config.model),
         "vocab_size": config.vocab_size,
         "base_seed": config.seed,
-        "sources": {corpus.name: _digest([r.text for r in corpus.requests]) for corpus in drawn},
+        "sources": dict(sources) if stage.weights or "utterances" in stage.text else {},
         "recipe_files": {name: _recipe_digest(config.folder / name, data) for name in stage.recipes},
         "words": _digest(config.words),
         "vectors": None if config.vectors is None else config.vectors.sha256,
         "against": _digest(sorted({case.user for case in against})),
         "earlier": None if earlier is None else open_checkpoint(earlier).sha256,
     }
+
+
+def source_digests(corpora: Iterable[Corpus]) -> dict[str, str]:
+    """A digest of every corpus, by its name."""
+    return {corpus.name: _digest([request.text for request in corpus.requests]) for corpus in corpora}
 
 
 def _recipe_digest(path: Path, data: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from router.cases import Case  # noqa: E402
 from router.tokenizer import RouterTokenizer  # noqa: E402
 from runtimes.errors import UserError  # noqa: E402
 from train.base import BaseConfig, Stage, gemma3_config, train_base  # noqa: E402
-from train.base_record import stage_recipe  # noqa: E402
+from train.base_record import source_digests, stage_recipe  # noqa: E402
 from train.base_rows import encode_text, make_mixture  # noqa: E402
 from train.claim import claim, differences  # noqa: E402
 from train.data import texts  # noqa: E402
@@ -58,6 +59,11 @@ def config(tmp_path: Path) -> BaseConfig:
     language = Stage("language", loop, text=["utterances"], row_tokens=512, rows_per_step=1)
     tools = Stage("tools", loop, weights={"snips": 0.5, "recipes": 0.5}, recipes=["recipe.yaml"], rows_per_step=1)
     return BaseConfig("tiny", 1024, SHAPE, (language, tools), ["alpha", "beta"] * 40, tmp_path)
+
+
+def recipe(config: BaseConfig, corpora: Path, against: Sequence[Case] = ()) -> dict[str, Any]:
+    """What the second stage is made from, alone."""
+    return stage_recipe(config, config.stages[1], source_digests(read_all(corpora)), corpora, against, None)
 
 
 def quiet(_: dict[str, Any]) -> None:
@@ -108,9 +114,8 @@ def test_stages_run_one_after_another_and_again_from_where_they_were(
 def test_a_stage_is_not_gone_on_with_nor_taken_as_finished_under_another_recipe(
     tmp_path: Path, corpora: Path, config: BaseConfig, changes: dict[str, Any], stage: dict[str, Any], which: str
 ) -> None:
-    run = tmp_path / "out" / "tools" / "run"
-    tools = config.stages[1]
-    claim(run, stage_recipe(config, tools, read_all(corpora), corpora, [], None))
+    run, tools = tmp_path / "out" / "tools" / "run", config.stages[1]
+    claim(run, recipe(config, corpora))
     other = replace(config, stages=[replace(tools, **stage)], **changes)
     with pytest.raises(UserError, match=rf"tools/run/recipe.json: made with another configuration \({which}") as caught:
         train_base(other, corpora, tmp_path / "out", quiet)
@@ -118,15 +123,14 @@ def test_a_stage_is_not_gone_on_with_nor_taken_as_finished_under_another_recipe(
 
 
 def test_other_corpora_recipes_and_tests_are_noticed(tmp_path: Path, corpora: Path, config: BaseConfig) -> None:
-    tools = config.stages[1]
-    before = stage_recipe(config, tools, read_all(corpora), corpora, [], None)
-    assert not differences(before, stage_recipe(config, tools, read_all(corpora), corpora, [], None))
-    again = stage_recipe(config, tools, read_all(corpora), corpora, [Case("x", "rain?")], None)
+    before = recipe(config, corpora)
+    assert not differences(before, recipe(config, corpora))
+    again = recipe(config, corpora, [Case("x", "rain?")])
     assert differences(before, again) == ["--against changed"]
     (tmp_path / "recipe.yaml").write_text(json.dumps({**RECIPE, "seed": 2}))
     file = corpora / "snips" / "train_RateBook_full.json"
     file.write_text(file.read_text().replace("rate ", "judge "))
-    after = stage_recipe(config, tools, read_all(corpora), corpora, [], None)
+    after = recipe(config, corpora)
     assert differences(before, after) == ["--data changed", "recipe_files changed"]
 
 
