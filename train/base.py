@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
-from export.checkpoint import TOKENIZER_FILES
+from export.atomic import recover, staged, write_json
+from export.checkpoint import TOKENIZER_FILES, read_json
 from router.cases import Case
 from router.tokenizer import RouterTokenizer
 from runtimes.errors import UserError
-from train.base_record import write_record
+from train.base_record import source_digests, stage_recipe, write_record
 from train.base_rows import make_mixture, stage_rows, tokenizer_lines
+from train.claim import claim, settled
+from train.data.sources import read_all
+from train.held_out import HELD_OUT, VALIDATION
 from train.init import init_for_copying
+from train.journal import FILE as LOG
 from train.loop import LoopConfig, fit
 from train.plot import plot_loss
+from train.settings import at_least
 from train.vectors import WordVectors, directions, embed, piece_vectors
 from train.workers import is_first, join
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+DONE: Final = "stage.json"
+"""In a stage's ``base``: which state was kept. A stage that has it is finished."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,21 @@ class Stage:
     requests: int = 32
     """Drawn for each row of blocks; those that fit into `row_tokens` are packed."""
     seed: int = 0
+    validation: str = HELD_OUT
+    """Which rows choose the checkpoint: `held_out`, withheld from the training side (`train.held_out`), or
+    `development`, the corpora's development rows, which benchmarks are measured on as well."""
+
+    def __post_init__(self) -> None:
+        if self.name in ("", "base") or Path(self.name).name != self.name:
+            raise UserError(f"name is {self.name!r}; a folder's name other than base is expected")
+        if bool(self.text) == bool(self.weights):
+            raise UserError(f"stage {self.name}: one of text and weights is expected")
+        if self.validation not in VALIDATION:
+            raise UserError(f"validation is {self.validation!r}; there are {', '.join(VALIDATION)}")
+        if not 0 <= self.swap <= 1:
+            raise UserError(f"swap is {self.swap}; a share from 0 to 1 is expected")
+        at_least(self, 1, "rows_per_step", "row_tokens", "requests")
+        at_least(self.loop, 1, "steps")
 
 
 @dataclass(frozen=True)
@@ -59,15 +85,34 @@ class BaseConfig:
     start: str | None = None
     """A base to go on from (shape and tokenizer are its), a folder relative to the working directory; None: none."""
 
+    def __post_init__(self) -> None:
+        names = [stage.name for stage in self.stages]
+        if not names:
+            raise UserError("stages: at least one is expected")
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"stages: {name!r} is the name of two")
+        at_least(self, 1, "vocab_size")
+
+
+SHAPE: Final = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+)  # fmt: skip
+"""What a model's shape must say; transformers' defaults are those of a model of billions of parameters."""
+
 
 def gemma3_config(shape: dict[str, Any], vocab_size: int) -> Any:
     """A `Gemma3TextConfig` with the widths of `shape` (keys as in ``config.json``), and FunctionGemma's context, window
-    and layer pattern unless `shape` has others. Raises `UserError` for what the tokenizer settles."""
+    and layer pattern unless `shape` has others. Raises `UserError` for what the tokenizer settles, and for a width that
+    is missing."""
     from transformers import Gemma3TextConfig
 
     settled = {"vocab_size": vocab_size, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
     for key in sorted(settled.keys() & shape.keys()):
         raise UserError(f"the configuration's model: {key} follows from the tokenizer; leave it out")
+    for key in SHAPE:
+        if not isinstance(shape.get(key), int) or shape[key] < 1:
+            raise UserError(f"the configuration's model: {key} is {shape.get(key)}; a whole number is expected")
     layers, pattern = int(shape["num_hidden_layers"]), int(shape.get("sliding_window_pattern", 6))
     usual = {
         "max_position_embeddings": 32768,
@@ -86,7 +131,7 @@ def _earlier(config: BaseConfig, folder: Path) -> Path:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder}: no config.json here; `start` names a base's folder, train that first")
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_json(path)
     for key, value in config.model.items():
         if found.get(key) != value:
             raise UserError(f"{path}: {key} is {found.get(key)}, the configuration says {value}; they must agree")
@@ -106,40 +151,50 @@ def train_base(
     checkpoint is copied to ``folder/base`` (bf16, with tokenizer, loss curves and ``stages.json``). Resumable at any
     point.
 
-    `stages` names those to run, by default all; those before them must be there, or are left out of the pipeline if
-    they are not named and have not been run. Raises `UserError` for an unknown stage.
+    `stages` names those to run, by default all; one before them that is not named takes part if it has been finished,
+    and is left out otherwise. Raises `UserError` for an unknown stage, for a folder in which a stage was begun with
+    other settings or data (naming them), and for files that cannot be read or written.
     """
     names = [stage.name for stage in config.stages]
     for name in stages or ():
         if name not in names:
             raise UserError(f"stage {name!r}: the configuration has {', '.join(names)}")
     earlier = _earlier(config, Path(config.start)) if config.start is not None else None
+    sources = source_digests(read_all(data))
     result: dict[str, Any] = {}
     for stage in config.stages:
         place = folder / stage.name
-        if stages is None or stage.name in stages:
-            result = _train_stage(config, stage, data, place, earlier, report, against)
-            earlier = place / "base"
-        elif (place / "base" / "config.json").is_file():
-            earlier = place / "base"
-    assert earlier is not None
-    if is_first():
+        if is_first():
+            recover(place / "base")
+        if stage.name in (stages or names):
+            stage = replace(stage, loop=settled(stage.loop, place / "run"))
+            claim(place / "run", stage_recipe(config, stage, sources, data, against, earlier))
+            result = _finished(place) or _train_stage(config, stage, data, place, earlier, report, against)
+        elif _finished(place) is None:
+            continue
+        earlier = place / "base"
+    if is_first() and earlier is not None:
         _assemble(config, data, folder, earlier)
     return result
 
 
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """What the stage in `folder` came to, if it has been finished."""
+    done = folder / "base" / DONE
+    return read_json(done) if done.is_file() else None
+
+
 def _assemble(config: BaseConfig, data: Path, folder: Path, last: Path) -> None:
-    """Write ``folder/base``: the checkpoint `last`, loss curves, and what it was made from."""
-    target = folder / "base"
-    target.mkdir(parents=True, exist_ok=True)
-    for file in sorted(last.iterdir()):
-        shutil.copyfile(file, target / file.name)
-    for stage in config.stages:
-        log = folder / stage.name / "run" / "log.jsonl"
-        if log.is_file():
-            kind = "token" if stage.text else "completion token"
-            plot_loss(log, target / f"loss-{stage.name}.png", title=f"{config.name}, {stage.name}: loss per {kind}")
-    write_record(config, data, folder)
+    """Write ``folder/base``: the checkpoint `last`, loss curves, and what it was made from; all or nothing."""
+    with staged(folder / "base") as target:
+        for file in sorted(last.iterdir()):
+            shutil.copyfile(file, target / file.name)
+        for stage in config.stages:
+            log = folder / stage.name / "run" / LOG
+            if log.is_file() and _finished(folder / stage.name) is not None:
+                kind = "token" if stage.text else "completion token"
+                plot_loss(log, target / f"loss-{stage.name}.png", title=f"{config.name}, {stage.name}: loss per {kind}")
+        write_record(config, data, folder, target)
 
 
 def _train_stage(
@@ -151,35 +206,13 @@ def _train_stage(
     report: Callable[[dict[str, Any]], None],
     against: Sequence[Case],
 ) -> dict[str, Any]:
-    """One stage, from the checkpoint `earlier` or from scratch; writes ``folder/base``."""
+    """One stage, from the checkpoint `earlier` or from scratch; writes ``folder/base``, all or nothing (until then
+    nothing or a tokenizer is there)."""
     import torch
-    from transformers import Gemma3ForCausalLM
 
-    target = folder / "base"
-    done = target / "stage.json"
-    if done.is_file():
-        return dict(json.loads(done.read_text(encoding="utf-8")))
-    target.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     workers = join(stage.loop.device)
-    if earlier is not None:
-        for name in TOKENIZER_FILES:
-            if workers.first and (earlier / name).is_file():
-                shutil.copyfile(earlier / name, target / name)
-        tokenizer = RouterTokenizer.load(earlier / "tokenizer.json")
-        model = Gemma3ForCausalLM.from_pretrained(earlier, dtype=torch.float32, local_files_only=True)
-    else:
-        with workers.first_before_others():
-            tokenizer = _tokenizer(config, data, target)
-        model = Gemma3ForCausalLM(gemma3_config(config.model, tokenizer.vocab_size))
-        meaning = (
-            None
-            if config.vectors is None
-            else directions(config.vectors, model.config.hidden_size, free=model.config.head_dim // 2)
-        )
-        init_for_copying(model, meaning=meaning)
-        if config.vectors is not None and meaning is not None:
-            embed(model, piece_vectors(tokenizer, config.vectors), meaning)
+    model, tokenizer = _beginning(config, data, folder / "base", earlier, workers)
     rows, validation = stage_rows(config, stage, data, tokenizer, against)
     report(
         {
@@ -199,13 +232,39 @@ def _train_stage(
         report=report,
     )
     result = {"stage": stage.name, **result}
-    if workers.first:
+    if workers.is_main_process:
         model.generation_config.do_sample = False
         model.generation_config.eos_token_id = list(tokenizer.stop_ids)
-        model.to(torch.bfloat16).save_pretrained(target)
-        done.write_text(json.dumps(result) + "\n", encoding="utf-8")
-    workers.wait()
+        with staged(folder / "base") as target:
+            source = earlier or folder / "base"
+            for name in (n for n in TOKENIZER_FILES if (source / n).is_file()):
+                shutil.copyfile(source / name, target / name)
+            model.to(torch.bfloat16).save_pretrained(target)
+            write_json(target / DONE, result, indent=None)
+    workers.wait_for_everyone()
     return result
+
+
+def _beginning(
+    config: BaseConfig, data: Path, target: Path, earlier: Path | None, workers: PartialState
+) -> tuple[Any, RouterTokenizer]:
+    """The model that a stage begins with, in fp32, and its tokenizer: those of `earlier`, or new ones."""
+    import torch
+    from transformers import Gemma3ForCausalLM
+
+    if earlier is not None:
+        model = Gemma3ForCausalLM.from_pretrained(earlier, dtype=torch.float32, local_files_only=True)
+        return model, RouterTokenizer.load(earlier / "tokenizer.json")
+    with workers.main_process_first():
+        tokenizer = _tokenizer(config, data, target)
+    model = Gemma3ForCausalLM(gemma3_config(config.model, tokenizer.vocab_size))
+    known = config.vectors
+    free = model.config.head_dim // 2
+    meaning = None if known is None else directions(known, model.config.hidden_size, free=free)
+    init_for_copying(model, meaning=meaning)
+    if known is not None and meaning is not None:
+        embed(model, piece_vectors(tokenizer, known), meaning)
+    return model, tokenizer
 
 
 def _tokenizer(config: BaseConfig, data: Path, target: Path) -> RouterTokenizer:

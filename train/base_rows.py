@@ -15,13 +15,14 @@ from router.toolset import DEFAULT_INSTRUCTION, Toolset
 from router.wire import render_completion, render_prompt
 from runtimes.errors import UserError
 from train.copying import copied_places
-from train.data.corpus import realise
+from train.data.corpus import Corpus, realise
 from train.data.mixture import Block, Mixture
 from train.data.recipe import load_recipe
 from train.data.sources import read_all
 from train.data.texts import Texts
 from train.data.words import Words
 from train.data_cli import training_cases
+from train.held_out import HELD_OUT, withhold, withhold_texts
 from train.packing import Row, pack
 
 if TYPE_CHECKING:
@@ -39,18 +40,20 @@ _WINDOW = 240
 def stage_rows(
     config: BaseConfig, stage: Stage, data: Path, tokenizer: RouterTokenizer, against: Sequence[Case]
 ) -> tuple[Callable[[int], list[Row]], list[list[Row]]]:
-    """The rows of a step, and the validation rows. Raises `UserError` where a row has no room for a request."""
+    """The rows of a step, and batches of validation rows, one row each. Raises `UserError` where a row has no
+    room for a request."""
     if stage.text:
-        texts = Texts(stage.text, data)
+        whole = Texts(stage.text, data)
+        train, held = withhold_texts(whole) if stage.validation == HELD_OUT else (whole, whole)
 
-        def document(number: str) -> Row:
+        def document(texts: Texts, number: str) -> Row:
             return encode_text(tokenizer, texts, random.Random(f"{stage.seed}/{number}"), limit=stage.row_tokens)
 
         def drawn(step: int) -> list[Row]:
             first = step * stage.rows_per_step
-            return [document(str(first + i)) for i in range(stage.rows_per_step)]
+            return [document(train, str(first + i)) for i in range(stage.rows_per_step)]
 
-        return drawn, [[document(f"validation/{n}")] for n in range(24)]
+        return drawn, [[document(held, f"validation/{n}")] for n in range(24)]
     mixture = make_mixture(config, stage, data, against=against)
     dev = make_mixture(config, stage, data, dev=True, against=against)
 
@@ -60,7 +63,9 @@ def stage_rows(
             row = encode_block(tokenizer, source.block(number + again * 10_000_019, rows=count), limit=stage.row_tokens)
             if row.loss.any():
                 return row
-        raise UserError(f"stage {stage.name}: row_tokens {stage.row_tokens} leaves no room behind the declarations")
+        raise UserError(
+            f"stage {stage.name}: row_tokens {stage.row_tokens} leaves no room behind the declarations; raise it"
+        )
 
     def rows(step: int) -> list[Row]:
         first = step * stage.rows_per_step
@@ -136,16 +141,17 @@ def encode_text(tokenizer: RouterTokenizer, texts: Texts, rng: random.Random, *,
 def make_mixture(
     config: BaseConfig, stage: Stage, data: Path, *, dev: bool = False, against: Sequence[Case] = ()
 ) -> Mixture:
-    """A stage's mixture over the corpora under `data`; `dev` takes their development portions.
+    """A stage's mixture over the training side of the corpora under `data`; with `dev` over what validates (see
+    `Stage.validation`), in words of the training side.
 
     Requests that repeat one of `against` are left out of what the recipes give.
     """
-    train = read_all(data)
+    train = training_side(stage, read_all(data))
     texts = [r.text for c in train for r in c.requests]
     # The technical words are the vocabulary of the requests that routers for engineers see: weigh them up.
     words = Words([*texts, *[" ".join(config.words)] * 2])
     words.vocabulary += list(config.words) * 12
-    corpora = read_all(data, dev=True) if dev else train
+    corpora = _validating(stage, data) if dev else train
     made = ("synthetic", "invented", "matching", *(("recipes",) if stage.recipes else ()))
     weights = {
         k: v for k, v in (stage.weights or {}).items() if k in made or any(c.name == k and c.requests for c in corpora)
@@ -164,6 +170,17 @@ def make_mixture(
             for r in recipes
         ],  # type: ignore[arg-type]
     )
+
+
+def training_side(stage: Stage, corpora: Sequence[Corpus]) -> list[Corpus]:
+    """What a stage may train on, of the training rows of `corpora`."""
+    return [withhold(corpus)[0] for corpus in corpora] if stage.validation == HELD_OUT else list(corpora)
+
+
+def _validating(stage: Stage, data: Path) -> list[Corpus]:
+    if stage.validation != HELD_OUT:
+        return read_all(data, dev=True)
+    return [held for corpus in read_all(data) if (held := withhold(corpus)[1]).requests]
 
 
 def _without_context(toolset: Toolset) -> Toolset:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+import configs
 from runtimes.console import Parser
 from runtimes.errors import UserError
 from train.backends import BACKENDS, backend
+from train.settings import make, mapping, read_config
 from train.workers import is_first
 
 
@@ -39,7 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     base.add_argument(
         "--data", type=Path, required=True, help="folder with the corpora (snips/, hwu64/, clinc150/, sgd/)"
     )
-    base.add_argument("--stages", help="stages to run, by name, with commas (default: all); those before must be there")
+    base.add_argument(
+        "--stages",
+        help="stages to run, by name, with commas (default: all); one before them that is neither named nor finished "
+        "is left out",
+    )
     lora = kinds.add_parser(
         "lora",
         help="train a LoRA adapter for a toolset",
@@ -96,15 +100,18 @@ def _base(args: argparse.Namespace) -> int:
 
     check_device(args.device or "cpu")
     data = read_config(args.config)
-    folder = args.config.parent
-    words = (folder.parent / "data" / "words.txt").read_text(encoding="utf-8").split()
-    stages = tuple(
-        make(Stage, args.config, {**stage, "loop": make_loop(stage.get("loop", {}), args)})
-        for stage in data.pop("stages", ())
-    )
+    words = configs.path("data", "words.txt").read_text(encoding="utf-8").split()
+    listed = data.pop("stages", None) or ()
+    if not isinstance(listed, list | tuple):
+        raise UserError(f"{args.config}: stages: a list is expected")
+    stages = []
+    for number, given in enumerate(listed, start=1):
+        place = f"{args.config}: stage {number}"
+        stage = mapping(given, place)
+        stages.append(make(Stage, place, {**stage, "loop": make_loop(stage.get("loop"), args, place=place)}))
     vectors = read_vectors(args.vectors) if args.vectors else None
-    given = {"stages": stages, "words": words, "folder": folder, "vectors": vectors}
-    config = make(BaseConfig, args.config, {**data, **given})
+    made = {"stages": stages, "words": words, "folder": args.config.parent, "vectors": vectors}
+    config = make(BaseConfig, str(args.config), {**data, **made})
     against = [case for path in args.against for case in load_cases(path)]
     only = args.stages.split(",") if args.stages else None
     result = train_base(config, args.data, args.out, _reporter(args), stages=only, against=against)
@@ -114,10 +121,12 @@ def _base(args: argparse.Namespace) -> int:
 
 
 def _lora(args: argparse.Namespace) -> int:
+    from export.atomic import disk_errors
     from export.checkpoint import locate
     from router.cases import load_cases
     from router.toolset_load import load_toolset
     from train.backends import availability
+    from train.data.importers.files import replacing
     from train.data.recipe import beside
     from train.lora import LOOP, LoraConfig, train_lora
     from train.lora_rows import lora_rows
@@ -125,9 +134,9 @@ def _lora(args: argparse.Namespace) -> int:
     data = read_config(args.config)
     if args.backend:
         data["backend"] = args.backend
-    args.device = args.device or availability.default_device(data.get("backend", "packed"))
-    loop = make_loop({**LOOP, **data.get("loop", {})}, args)
-    config = make(LoraConfig, args.config, {**data, "loop": loop})
+    args.device = args.device or availability.default_device(str(data.get("backend", "packed")))
+    loop = make_loop(data.get("loop"), args, usual=LOOP)
+    config = make(LoraConfig, str(args.config), {**data, "loop": loop})
     backend(config.backend)
     availability.check(config)  # before minutes are spent on the data
     tests = {path: load_cases(path) for path in args.against}
@@ -137,10 +146,10 @@ def _lora(args: argparse.Namespace) -> int:
     if not is_first():
         return 0
     target = args.out / "adapter" / "data.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".tmp-{target.name}")
-    temporary.write_text(json.dumps(data_record, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(target)
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as file:
+            file.write(json.dumps(data_record, indent=1) + "\n")
     print(json.dumps({"best_step": result["step"], "validation": result["validation"], "adapter": result["adapter"]}))
     return 0
 
@@ -152,47 +161,21 @@ def _card(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """A YAML mapping; `UserError` naming the file otherwise."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the configuration ({error.strerror})") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: a mapping of settings is expected")
-    return data
+def make_loop(
+    data: Any, args: argparse.Namespace, *, place: str | None = None, usual: Mapping[str, Any] | None = None
+) -> Any:
+    """The loop's settings: those of a configuration (`data`, over `usual`), device and threads of the command line.
 
-
-def make(kind: type[Any], path: Path, data: dict[str, Any]) -> Any:
-    """A config dataclass out of a mapping; unknown and missing keys are named."""
-    import difflib
-
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    for key in data:
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(fields)}"
-            raise UserError(f"{path}: unknown setting {key!r}{hint}")
-    missing = [
-        n
-        for n, f in fields.items()
-        if n not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise UserError(f"{path}: setting {missing[0]!r} is missing")
-    return kind(**data)
-
-
-def make_loop(data: dict[str, Any], args: argparse.Namespace) -> Any:
-    """The loop's settings, with device and threads from the command line."""
+    `place` begins messages, by default the configuration's file.
+    """
     from runtimes.base import check_threads
     from train.loop import LoopConfig
 
     if args.threads is not None:
         check_threads(args.threads)
-    return make(LoopConfig, args.config, {**data, "device": args.device or "cpu", "threads": args.threads})
+    where = f"{place or args.config}: loop"
+    said = mapping({} if data is None else data, where)
+    return make(LoopConfig, where, {**(usual or {}), **said, "device": args.device or "cpu", "threads": args.threads})
 
 
 def _reporter(args: argparse.Namespace) -> Callable[[dict[str, Any]], None]:
@@ -218,9 +201,7 @@ def _reporter(args: argparse.Namespace) -> Callable[[dict[str, Any]], None]:
     bar.start()
 
     def report(event: dict[str, Any]) -> None:
-        text = "  ".join(
-            f"{k} {v:.5g}" if isinstance(v, float) else f"{k} {v}" for k, v in event.items() if k != "step"
-        )
+        text = "  ".join(_shown(name, value) for name, value in event.items() if name != "step")
         if "steps" in event:
             bar.update(task, total=event["steps"])
             console.print(text)
@@ -233,6 +214,12 @@ def _reporter(args: argparse.Namespace) -> Callable[[dict[str, Any]], None]:
             bar.stop()
 
     return report
+
+
+def _shown(name: str, value: Any) -> str:
+    if name == "left_s":
+        return f"left {timedelta(seconds=value)}"
+    return f"{name} {value:.5g}" if isinstance(value, float) else f"{name} {value}"
 
 
 if __name__ == "__main__":

@@ -1,29 +1,36 @@
 """One training loop for the base model and for adapters: seeded, checkpointed, resumable, best by validation.
 
-The data of step `n` is a function of the seed and `n`, so a resumed run sees what an uninterrupted one would have.
+The data of step `n` and its dropout are functions of the seed and `n`, so a resumed run does what an uninterrupted one
+would have done.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import math
-import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
+from export.atomic import disk_errors
 from runtimes.errors import UserError
+from train.claim import loop_settings, refuse_others, settled
+from train.journal import FILE, Journal
 from train.packing import IGNORED, Batch, Row, collate, use_packed_attention
-from train.pointing import forget, taught_loss, teach
-from train.workers import join
+from train.pointing import asked, forget, taught_loss, teach
+from train.precision import PRECISIONS
+from train.settings import above, at_least
+from train.state import BEST, LAST, load_state, read_state, save_state
+from train.workers import join, own_device, share, total
 
 if TYPE_CHECKING:
     import torch
+    from accelerate import PartialState
 
 Rows = Callable[[int], Sequence[Row]]
+"""Step (from 0) -> the rows of that step, packed: see `train.packing.Row`."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +49,11 @@ class LoopConfig:
     device: str = "cpu"
     threads: int | None = None
     final_fraction: float = 0.1
-    precision: str = "bf16"
-    """`bf16` (autocast; the weights stay fp32) or `fp32`."""
+    precision: str = "auto"
+    """`bf16` (autocast; the weights stay fp32), `fp32`, or `auto`: bf16 where the device has instructions for it; a
+    resumed run goes on as it began."""
+    accumulate: int = 1
+    """Forward and backward passes that the rows of a step are spread over: the same step in less memory."""
     average: float = 0.0
     """Decay per step of an exponential average of the weights, which is validated and kept in place of the last weights
     (0.999: the last thousand steps or so); 0: none."""
@@ -58,10 +68,15 @@ class LoopConfig:
     """Steps per line of training loss in ``log.jsonl``; the first step has one too."""
 
     def __post_init__(self) -> None:
-        if self.precision not in ("bf16", "fp32"):
-            raise UserError(f"loop: precision is {self.precision!r}; there are bf16 and fp32")
+        if self.precision not in PRECISIONS:
+            raise UserError(f"precision is {self.precision!r}; there are {', '.join(PRECISIONS)}")
         if not 0 <= self.average < 1:
-            raise UserError(f"loop: average is {self.average}; a decay of at least 0 and below 1 is expected")
+            raise UserError(f"average is {self.average}; a decay of at least 0 and below 1 is expected")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"betas are {self.betas}; two decays of at least 0 and below 1 are expected")
+        at_least(self, 0, "steps", "warmup", "weight_decay", "final_fraction", "pointing", "copying")
+        at_least(self, 1, "validate_every", "save_every", "log_every", "accumulate")
+        above(self, 0, "learning_rate", "clip", "embedding_rate")
 
     def rate(self, step: int) -> float:
         """Learning rate of step `step` (from 0)."""
@@ -73,7 +88,8 @@ class LoopConfig:
 
 
 def batch_loss(model: Any, batch: Batch) -> tuple[torch.Tensor, int]:
-    """Mean cross-entropy over the batch's loss positions (logits are computed there alone), and their number."""
+    """Mean cross-entropy over the batch's loss positions (logits are computed there alone), a scalar, and how many
+    there are."""
     import torch
 
     masks = {"full_attention": batch.full, "sliding_attention": batch.sliding}
@@ -96,111 +112,171 @@ def fit(
 ) -> dict[str, Any]:
     """Train `model` in place; leave the best state (by validation loss) in it and in ``folder/best.pt``.
 
-    `rows(step)` gives the packed rows of a step; `trainable(model)` the tensors to save. Every event goes to
-    ``folder/log.jsonl``. An interrupted run goes on from ``folder/last.pt``. Processes that were started together share
-    the rows of a step (`train.workers`); the first writes.
+    `rows(step)` gives the packed rows of a step, `validation` the batches of rows that validate; `trainable(model)` the
+    tensors to save. Every event goes to ``folder/log.jsonl`` (`train.journal`). An interrupted run goes on from
+    ``folder/last.pt``. Processes that were started together share the rows of a step (`train.workers`); the first
+    writes. Returns the `step` and the `validation` loss of the best state.
+
+    Raises `UserError`, naming the file, where the folder holds a run of other settings, a damaged state, or cannot be
+    written; where processes cannot share a step's rows; and where no validation loss was a number. `OSError`, naming
+    the file, where a state cannot be written: the one before it stays.
     """
     import torch
 
     workers = join(config.device)
-    config = replace(config, device=workers.device)
+    config = replace(settled(config, folder), device=own_device(workers, config.device))
     if config.threads:
         torch.set_num_threads(config.threads)
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(config.seed)
-    window = int(model.config.sliding_window)
-    before = model.config._attn_implementation
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    window, before = int(model.config.sliding_window), model.config._attn_implementation
     use_packed_attention(model)
     model.to(config.device)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = make_optimizer(model, config)
-    averaged = average_of(model, config)
-    taught = teach(model, pointing=config.pointing, copying=config.copying)
-    start, best = 0, math.inf
-    last = folder / "last.pt"
-    if last.is_file():
-        state = torch.load(last, weights_only=False)
-        if _UNSAID | state["config"] != _recipe(config):
-            raise other_configuration(last)
-        load_state(model, state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        if averaged is not None:
-            load_state(averaged.module, state["average"])
-            averaged.n_averaged.fill_(state["step"])
-        start, best = state["step"], state["best"]
+    learner = Learner(model, config, workers, window)
+    start, best = learner.resume(folder / LAST)
+    first, steps = workers.is_main_process, config.steps
     batches = [collate(v, window=window, device=config.device) for v in validation]
-    with (folder / "log.jsonl").open("a") as log:
-
-        def event(**fields: Any) -> None:
-            if not workers.first:
-                return
-            log.write(json.dumps(fields) + "\n")
-            log.flush()
-            report(fields)
-
-        began, seen, running, counted, looked = time.monotonic(), 0, 0.0, 0, [0.0] * len(taught)
-        for step in range(start, config.steps):
-            model.train()
-            batch = collate(workers.share(rows(step)), window=window, device=config.device)
-            for group in optimizer.param_groups:
-                group["lr"] = config.rate(step) * group.get("lr_scale", 1.0)
-            with autocast(config):
-                loss, scored = batch_loss(model, batch)
-            everyone, whole = workers.sum(scored, scored * float(loss.detach()))
-            total = loss * (scored / everyone)
-            for i, (module, weight) in enumerate(taught):
-                second, hits = taught_loss(module)
-                total = total + second * (weight / workers.count)
-                looked[i] += hits
-            total.backward()
-            workers.sum_gradients(parameters)
-            torch.nn.utils.clip_grad_norm_(parameters, config.clip)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            if averaged is not None:
-                averaged.update_parameters(model)
-            seen += batch.ids.numel() * workers.count
-            running += whole / everyone
-            counted += 1
+    with Journal(folder / FILE, config, start, report, silent=not first) as journal:
+        for step in range(start, steps):
+            learner.step(step, rows(step))
             done = step + 1
             if done % config.log_every == 0 or done == start + 1:
-                speed = seen / (time.monotonic() - began)
-                heads = {"heads": [round(hits / counted, 3) for hits in looked]} if taught else {}
-                event(
-                    step=done,
-                    loss=round(running / counted, 4),
-                    lr=config.rate(step),
-                    tokens_per_s=round(speed),
-                    **heads,
-                )
-                running, counted, looked = 0.0, 0, [0.0] * len(taught)
+                journal.trained(done, **learner.told())
                 give_back_memory()
-            if workers.first and (done % config.validate_every == 0 or done == config.steps):
-                kept = model if averaged is None else averaged.module
-                value = validate(kept, batches, config)
-                last_weights = {} if averaged is None else {"last": round(validate(model, batches, config), 4)}
-                event(step=done, validation=round(value, 4), **last_weights)
+            if first and (done % config.validate_every == 0 or done == steps):
+                value, others = learner.validate(batches)
+                journal.event(step=done, validation=round(value, 4), **others)
                 if value < best:
                     best = value
-                    save_state(folder / "best.pt", {"step": done, "validation": value, "model": trainable(kept)})
-            if workers.first and (done % config.save_every == 0 or done == config.steps):
-                save_state(
-                    last,
-                    {
-                        "step": done,
-                        "best": best,
-                        "config": _recipe(config),
-                        "model": trainable(model),
-                        "average": None if averaged is None else trainable(averaged.module),
-                        "optimizer": optimizer.state_dict(),
-                    },
-                )
-    workers.wait()
-    forget(taught)
-    chosen = torch.load(folder / "best.pt", weights_only=False)
+                    kept = {"step": done, "validation": value, "model": trainable(learner.kept)}
+                    save_state(folder / BEST, kept)
+            if first and (done % config.save_every == 0 or done == steps):
+                save_state(folder / LAST, learner.state(done, best, trainable))
+    workers.wait_for_everyone()
+    forget(learner.taught)
+    if not (folder / BEST).is_file():
+        raise UserError(f"{folder}: no validation loss was a number; lower loop.learning_rate and begin anew")
+    chosen = read_state(folder / BEST)
     load_state(model, chosen["model"])
     model.config._attn_implementation = before
     return {"step": chosen["step"], "validation": chosen["validation"]}
+
+
+class Learner:
+    """A model in training: its optimizer, its average, what its heads are taught, and sums since they were told."""
+
+    def __init__(self, model: Any, config: LoopConfig, workers: PartialState, window: int) -> None:
+        self.model, self.config, self.workers, self.window = model, config, workers, window
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = make_optimizer(model, config)
+        self.averaged = average_of(model, config)
+        self.taught = teach(model, pointing=config.pointing, copying=config.copying)
+        self.losses = losses_of(model, config, self.taught, workers)
+        self._lr, self._tokens, self._counted = 0.0, 0, 0
+        self._sums = [0.0] * (1 + len(self.taught))
+        """The loss and, for each taught head, the share that looked right; this process's part."""
+
+    @property
+    def kept(self) -> Any:
+        """The model that is validated and kept."""
+        return self.model if self.averaged is None else self.averaged.module
+
+    def step(self, number: int, rows: Sequence[Row]) -> None:
+        """One step of the optimizer, from the gradient over `rows`, everyone's."""
+        import torch
+
+        config, workers = self.config, self.workers
+        self.model.train()
+        torch.manual_seed((config.seed << 40 | workers.process_index << 32 | number) % 2**63)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.rate(number) * group.get("lr_scale", 1.0)
+        own = share(workers, rows)
+        counts = [sum(int(row.loss.sum()) for row in own), *(asked(module, own) for module, _ in self.taught)]
+        among = total(workers, counts)
+        parts = min(config.accumulate, len(own))
+        for part in range(parts):
+            some = own[part * len(own) // parts : (part + 1) * len(own) // parts]
+            batch = collate(some, window=self.window, device=config.device)
+            exchanges = part == parts - 1 or workers.num_processes == 1
+            with nullcontext() if exchanges else self.losses.no_sync():
+                loss, found = self.losses(batch, among)
+                (loss * workers.num_processes).backward()  # of everyone's gradients the mean is taken
+            self._sums = [a + b for a, b in zip(self._sums, found, strict=True)]
+            self._tokens += batch.ids.numel() * workers.num_processes
+        torch.nn.utils.clip_grad_norm_(self.parameters, config.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
+        self._lr, self._counted = config.rate(number), self._counted + 1
+
+    def told(self) -> dict[str, Any]:
+        """What the steps since the last call came to: mean loss, rate, tokens since the beginning, heads."""
+        loss, *looked = (value / self._counted for value in total(self.workers, self._sums))
+        self._sums, self._counted = [0.0] * len(self._sums), 0
+        heads = {"heads": [round(share, 3) for share in looked]} if looked else {}
+        return {"loss": loss, "lr": self._lr, "tokens": self._tokens, **heads}
+
+    def validate(self, batches: Sequence[Batch]) -> tuple[float, dict[str, float]]:
+        """The validation loss of what is kept; as `last` that of the last weights, where those are others."""
+        value = validate(self.kept, batches, self.config)
+        return value, {} if self.averaged is None else {"last": round(validate(self.model, batches, self.config), 4)}
+
+    def state(self, step: int, best: float, trainable: Callable[[Any], dict[str, torch.Tensor]]) -> dict[str, Any]:
+        """All that `resume` needs behind `step` steps."""
+        return {
+            "step": step,
+            "best": best,
+            "config": loop_settings(self.config),
+            "model": trainable(self.model),
+            "average": None if self.averaged is None else trainable(self.averaged.module),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def resume(self, path: Path) -> tuple[int, float]:
+        """Go on from a state at `path`, if there is one: the steps behind it, and its best validation loss."""
+        if not path.is_file():
+            return 0, math.inf
+        state = read_state(path)
+        refuse_others(path, {"loop": state["config"]}, {"loop": loop_settings(self.config)})
+        load_state(self.model, state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.averaged is not None:
+            load_state(self.averaged.module, state["average"])
+            self.averaged.n_averaged.fill_(state["step"])
+        return int(state["step"]), float(state["best"])
+
+
+def losses_of(model: Any, config: LoopConfig, taught: Sequence[tuple[Any, float]], workers: PartialState) -> Any:
+    """A module whose forward pass is this process's part of a step's loss; among several it shares gradients.
+
+    ``losses(batch, among)`` returns a scalar to go backward from, and as numbers the part of the step's mean loss and
+    of each taught head's hits. `among` are the step's places that carry loss, and those where each head is asked.
+    """
+    import torch
+
+    class Losses(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, batch: Batch, among: Sequence[float]) -> tuple[torch.Tensor, list[float]]:
+            with autocast(config):
+                mean, scored = batch_loss(self.model, batch)
+            loss = mean * (scored / among[0])
+            found = [float(loss.detach())]
+            for (module, weight), places in zip(taught, among[1:], strict=True):
+                second, hits = taught_loss(module, places)
+                loss = loss + second * weight
+                found.append(hits)
+            return loss, found
+
+    if workers.num_processes == 1:
+        return Losses()
+    device = torch.device(config.device)
+    return torch.nn.parallel.DistributedDataParallel(
+        Losses(), device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+    )
 
 
 def give_back_memory() -> None:
@@ -258,68 +334,3 @@ def autocast(config: LoopConfig) -> torch.autocast:
     import torch
 
     return torch.autocast(torch.device(config.device).type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
-
-
-def load_state(model: Any, state: dict[str, torch.Tensor]) -> None:
-    """Put saved tensors into `model`; those that it lacks are a bug."""
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    if unexpected:
-        raise RuntimeError(f"checkpoint holds tensors that the model lacks: {unexpected[:3]}")
-
-
-def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write through a temporary sibling, so that a kill leaves the old file or the new one.
-
-    Raises `OSError` naming `path` where it cannot be written (a full disk); then the old file is as it was.
-    """
-    import torch
-
-    temporary = path.with_name(f".tmp-{path.name}")
-    try:
-        with temporary.open("wb") as file:
-            written = _Told(file)
-            try:
-                torch.save(state, written)
-            except RuntimeError:
-                if written.fault is not None:  # torch only says that its archive is not as long as expected
-                    raise written.fault from None
-                raise
-        temporary.replace(path)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = str(path)
-        raise
-
-
-class _Told:
-    """A file for `torch.save` that remembers what went wrong."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.fault: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        try:
-            return self._file.write(data)
-        except OSError as error:
-            self.fault = error
-            raise
-
-    def flush(self) -> None:
-        self._file.flush()
-
-
-def other_configuration(path: Path) -> UserError:
-    """What a run says that finds another run's state at `path`."""
-    return UserError(f"{path}: made with another configuration; resume with that one, or choose another folder")
-
-
-_UNSAID = {"precision": "bf16", "average": 0.0, "embedding_rate": 1.0, "pointing": 0.0, "copying": 0.0}
-"""What states saved before a setting existed were trained with."""
-
-
-def _recipe(config: LoopConfig) -> dict[str, Any]:
-    """What a resumed run must share with the one that it goes on: all but where it runs and what it tells."""
-    return {k: v for k, v in asdict(config).items() if k not in ("device", "threads", "log_every")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,9 +11,12 @@ from router.cases import Case
 from router.toolset import Toolset
 from runtimes.errors import UserError
 from train.backends import backend
-from train.backends.availability import check
-from train.backends.common import claim
+from train.backends.availability import NEEDS, check
+from train.backends.common import recipe_of
+from train.claim import RECIPE, claim, other_configuration, settled
 from train.loop import LoopConfig
+from train.settings import above, at_least
+from train.state import LAST
 
 LOOP: Final[dict[str, Any]] = {
     "steps": 0, "learning_rate": 0.003, "warmup": 40, "weight_decay": 0.0, "validate_every": 200, "save_every": 100,
@@ -65,6 +68,10 @@ class LoraConfig:
             raise UserError(f"quantize is {self.quantize!r}; there are {', '.join(QUANTIZE)}")
         if self.quantize != "none" and self.dropout:
             raise UserError(f"quantize: {self.quantize} leaves no place for dropout; set dropout: 0")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout is {self.dropout}; a share of at least 0 and below 1 is expected")
+        at_least(self, 1, "rank", "rows_per_step", "row_tokens", "batch")
+        above(self, 0, "epochs", "alpha")
 
 
 def train_lora(
@@ -79,13 +86,17 @@ def train_lora(
     """Train and write a PEFT adapter into ``folder/adapter``, with loss curve and what it was made from. Resumable.
 
     The result holds `step` and `validation` of the state that was kept, and `adapter`, its folder. Raises
-    `UnavailableError` where the backend cannot be used, `UserError` for settings that it does not know and for a
-    folder with another run in it.
+    `UnavailableError` where the backend cannot be used, `UserError` for settings that it does not know, and for a
+    folder with a run of other settings, rows or another base in it, naming them.
     """
     train_with = backend(config.backend)
     check(config)
     for name, cases in (("train", train), ("dev", dev)):
         if not cases:
             raise UserError(f"no {name} cases for {toolset.name}; there is nothing to train with")
-    claim(folder / "run", config, toolset, train)
+    run = folder / "run"
+    if config.backend != "packed" and (run / LAST).is_file() and not (run / RECIPE).is_file():
+        raise other_configuration(run / LAST, [f"backend packed, now {config.backend}"])
+    config = replace(config, loop=settled(config.loop, run, NEEDS[config.backend].precision))
+    claim(run, recipe_of(config, base, toolset, train, dev))
     return train_with(config, base, toolset, train, dev, folder, report)

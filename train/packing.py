@@ -163,7 +163,11 @@ class Batch:
 
 
 def collate(rows: Sequence[Row], *, window: int, device: str = "cpu") -> Batch:
-    """Pad rows to one length; `window` is the sliding window in tokens."""
+    """Pad `rows`, of any lengths, to one of T tokens: ids and positions of shape (rows, T) on `device`.
+
+    `window` is the sliding window in tokens. Targets are gathered over the whole batch, padded to a multiple of
+    `TARGET_ROOM`; how rows attend stays apart, a `Layout` each.
+    """
     import torch
 
     blocks = [int((row.segments == 0).sum()) for row in rows]

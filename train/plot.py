@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from train.journal import read_events
 
 
 def plot_loss(log: Path, picture: Path, *, title: str) -> None:
-    """Draw training loss and validation loss over steps from ``log.jsonl``."""
+    """Draw training loss and validation loss over steps from ``log.jsonl`` into `picture`, a PNG.
+
+    Raises `UserError` with file and line for a line that is no event; a last one that a kill cut short is passed over.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    events = read_events(log)
     train = {e["step"]: e["loss"] for e in events if "loss" in e}
     held = {e["step"]: e["validation"] for e in events if "validation" in e}
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")

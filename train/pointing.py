@@ -14,7 +14,7 @@ Attention") teach alignments so. Nothing of it is left in the model but its weig
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runtimes.errors import UserError
@@ -23,7 +23,7 @@ from train.init import CHOOSING_LAYER, COPYING_LAYER, NAMING_LAYER, READING_LAYE
 if TYPE_CHECKING:
     import torch
 
-    from train.packing import Layout
+    from train.packing import Layout, Row
 
 TAUGHT = "taught_by"
 """Attribute of an attention module: the function that scores its first head; its results are left in `taught`."""
@@ -90,6 +90,13 @@ CHOICE: dict[int, Lesson] = {NAMING_LAYER: naming, CHOOSING_LAYER: choosing}
 """Layer -> what its first head is taught, so that the model learns to choose a tool."""
 COPY: dict[int, Lesson] = {READING_LAYER: reading, COPYING_LAYER: copying}
 """The same, so that it learns to copy."""
+ASKED: dict[Lesson, Callable[[Row], int]] = {
+    naming: lambda row: len(row.ends),
+    choosing: lambda row: len(row.choices),
+    reading: lambda row: int((row.copies[:, 1] >= 0).sum()),
+    copying: lambda row: len(row.copies),
+}
+"""In how many places of a row a lesson asks."""
 
 
 def teach(model: Any, *, pointing: float, copying: float) -> list[tuple[Any, float]]:
@@ -118,8 +125,17 @@ def forget(taught: list[tuple[Any, float]]) -> None:
             del module.taught
 
 
-def taught_loss(module: Any) -> tuple[torch.Tensor, float]:
-    """Mean loss of the last forward pass, and the share that looked right; zeros where nothing was asked."""
-    count = sum(n for _, _, n in module.taught)
-    total = sum(loss for loss, _, _ in module.taught)
-    return total / max(1, count), sum(hits for _, hits, _ in module.taught) / max(1, count)
+def asked(module: Any, rows: Sequence[Row]) -> int:
+    """In how many places of `rows` the head of a taught module is asked where it looks."""
+    count = ASKED[getattr(module, TAUGHT)]
+    return sum(count(row) for row in rows)
+
+
+def taught_loss(module: Any, among: float | None = None) -> tuple[torch.Tensor, float]:
+    """Summed loss of the last forward pass over `among`, and the hits over `among`; zeros where nothing was asked.
+
+    `among` is the number of places that are asked, by default in that pass (so that it is the mean); where a step is
+    made of several passes, in all of them.
+    """
+    count = max(1, sum(n for _, _, n in module.taught) if among is None else among)
+    return sum(loss for loss, _, _ in module.taught) / count, sum(hits for _, hits, _ in module.taught) / count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -187,11 +188,21 @@ def test_a_killed_trl_run_ends_like_an_uninterrupted_one(tiny: Checkpoint, trl: 
 
 
 def test_a_run_is_not_gone_on_with_another_recipe(tiny: Checkpoint, packed: Path, tmp_path: Path) -> None:
-    for other in (replace(CONFIG, rank=8), replace(CONFIG, backend="trl")):
-        with pytest.raises(UserError, match="recipe.json: made with another configuration"):
+    for other, which in (
+        (replace(CONFIG, rank=8), "rank 4, now 8"),
+        (replace(CONFIG, backend="trl"), "backend packed, now trl"),
+    ):
+        with pytest.raises(UserError, match=rf"recipe.json: made with another configuration \({which}\)"):
             train_with(other, tiny.folder, packed)
-    with pytest.raises(UserError, match="another configuration"):
-        train_lora(CONFIG, tiny.folder, LIGHTS, TRAIN[1:], DEV, packed, lambda _: None)
+    for train, dev, which in ((TRAIN[1:], DEV, "training"), (TRAIN, DEV[1:], "validation")):
+        with pytest.raises(UserError, match=rf"another configuration \(the {which} rows changed\)"):
+            train_lora(CONFIG, tiny.folder, LIGHTS, train, dev, packed, lambda _: None)
+    base = shutil.copytree(tiny.folder, tmp_path / "base")
+    weights = bytearray((base / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (base / "model.safetensors").write_bytes(weights)
+    with pytest.raises(UserError, match=r"another configuration \(--base changed\)"):
+        train_with(CONFIG, base, packed)
     run = tmp_path / "run"  # of a version that wrote no recipe
     run.mkdir()
     (run / "last.pt").touch()
@@ -232,6 +243,10 @@ def test_a_step_sees_about_as_many_requests_as_the_packed_loops(
 
     config = replace(CONFIG, rows_per_step=rows_per_step, batch=batch, epochs=1)
     assert sft.plan(config, cases, packed_rows) == sft.Plan(*expected)
+    for processes in (2, 4):
+        shared = sft.plan(config, cases, packed_rows, processes)
+        one, seen = expected[0] * expected[1], shared.batch * shared.accumulate * processes
+        assert abs(seen - one) <= shared.accumulate * processes, "but for rounding a step is as large as one process's"
 
 
 class FastLanguageModel:
@@ -389,11 +404,17 @@ def test_what_a_backend_cannot_do_is_told_before_it_starts(
         availability.check(config)
 
 
-@pytest.mark.parametrize("changes", [{"average": 0.9}, {"pointing": 0.5}])
+@pytest.mark.parametrize("changes", [{"average": 0.9}, {"pointing": 0.5}, {"copying": 0.5}, {"accumulate": 2}])
 def test_what_the_packed_backend_alone_can_is_refused_for_others(changes: dict[str, Any]) -> None:
     availability.check(replace(CONFIG, loop=replace(LOOP, **changes)))
     with pytest.raises(UserError, match=f"{next(iter(changes))}: only backend packed can, not trl"):
         availability.check(replace(CONFIG, backend="trl", loop=replace(LOOP, **changes)))
+
+
+@pytest.mark.parametrize(("backend", "device", "other"), [("mlx", "cpu", "bf16"), ("unsloth", "cuda", "fp32")])
+def test_a_precision_that_a_backend_lacks_is_refused(backend: str, device: str, other: str) -> None:
+    with pytest.raises(UserError, match=f"loop: precision: backend {backend} computes in"):
+        availability.check(replace(CONFIG, backend=backend, loop=replace(LOOP, device=device, precision=other)))
 
 
 def test_what_bases_alone_can_is_refused_for_adapters() -> None:
@@ -402,7 +423,7 @@ def test_what_bases_alone_can_is_refused_for_adapters() -> None:
 
 
 def test_a_precision_that_is_none_is_refused() -> None:
-    with pytest.raises(UserError, match="precision is 'fp16'; there are bf16 and fp32"):
+    with pytest.raises(UserError, match="precision is 'fp16'; there are auto, bf16, fp32"):
         replace(LOOP, precision="fp16")
 
 

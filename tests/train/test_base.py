@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,11 @@ from router.cases import Case  # noqa: E402
 from router.tokenizer import RouterTokenizer  # noqa: E402
 from runtimes.errors import UserError  # noqa: E402
 from train.base import BaseConfig, Stage, gemma3_config, train_base  # noqa: E402
+from train.base_record import source_digests, stage_recipe  # noqa: E402
 from train.base_rows import encode_text, make_mixture  # noqa: E402
+from train.claim import claim, differences  # noqa: E402
 from train.data import texts  # noqa: E402
+from train.data.sources import read_all  # noqa: E402
 from train.data.texts import Texts  # noqa: E402
 from train.loop import LoopConfig  # noqa: E402
 from train.vectors import WordVectors  # noqa: E402
@@ -56,6 +61,11 @@ def config(tmp_path: Path) -> BaseConfig:
     return BaseConfig("tiny", 1024, SHAPE, (language, tools), ["alpha", "beta"] * 40, tmp_path)
 
 
+def recipe(config: BaseConfig, corpora: Path, against: Sequence[Case] = ()) -> dict[str, Any]:
+    """What the second stage is made from, alone."""
+    return stage_recipe(config, config.stages[1], source_digests(read_all(corpora)), corpora, against, None)
+
+
 def quiet(_: dict[str, Any]) -> None:
     return None
 
@@ -90,6 +100,68 @@ def test_stages_run_one_after_another_and_again_from_where_they_were(
     train_base(config, corpora, parts, quiet)
     assert (parts / "base" / "model.safetensors").read_bytes() == weights
     assert train_base(config, corpora, parts, quiet)["stage"] == "tools"  # nothing left to do
+
+
+@pytest.mark.parametrize(
+    ("changes", "stage", "which"),
+    [
+        ({}, {"row_tokens": 1024}, "row_tokens 1280, now 1024"),
+        ({}, {"weights": {"snips": 1.0, "recipes": 0.5}}, "weights changed"),
+        ({}, {"seed": 7}, "seed 0, now 7"),
+        ({"vectors": WordVectors(("a",), np.ones((1, 4), np.float32), "v.txt", "0")}, {}, "--vectors"),
+    ],
+)
+def test_a_stage_is_not_gone_on_with_nor_taken_as_finished_under_another_recipe(
+    tmp_path: Path, corpora: Path, config: BaseConfig, changes: dict[str, Any], stage: dict[str, Any], which: str
+) -> None:
+    run, tools = tmp_path / "out" / "tools" / "run", config.stages[1]
+    claim(run, recipe(config, corpora))
+    other = replace(config, stages=[replace(tools, **stage)], **changes)
+    with pytest.raises(UserError, match=rf"tools/run/recipe.json: made with another configuration \({which}") as caught:
+        train_base(other, corpora, tmp_path / "out", quiet)
+    assert ";" not in str(caught.value).partition("(")[2].partition(")")[0], "nothing else is named"
+
+
+def test_other_corpora_recipes_and_tests_are_noticed(tmp_path: Path, corpora: Path, config: BaseConfig) -> None:
+    before = recipe(config, corpora)
+    assert not differences(before, recipe(config, corpora))
+    again = recipe(config, corpora, [Case("x", "rain?")])
+    assert differences(before, again) == ["--against changed"]
+    (tmp_path / "recipe.yaml").write_text(json.dumps({**RECIPE, "seed": 2}))
+    file = corpora / "snips" / "train_RateBook_full.json"
+    file.write_text(file.read_text().replace("rate ", "judge "))
+    after = recipe(config, corpora)
+    assert differences(before, after) == ["--data changed", "recipe_files changed"]
+
+
+def test_what_a_kill_left_of_a_stage_is_not_taken_for_a_finished_one(
+    tmp_path: Path, corpora: Path, config: BaseConfig
+) -> None:
+    left = tmp_path / "out" / "language" / "base"
+    left.mkdir(parents=True)
+    (left / "config.json").write_text("{}")
+    events: list[dict[str, Any]] = []
+    train_base(config, corpora, tmp_path / "out", events.append, stages=["tools"])
+    assert [e["stage"] for e in events if "stage" in e] == ["tools"]
+    base = tmp_path / "out" / "base"
+    (base / "of an earlier run").touch()
+    shutil.rmtree(tmp_path / "out" / "tools" / "run")  # finished stages need it no more
+    assert train_base(config, corpora, tmp_path / "out", quiet, stages=["tools"])["stage"] == "tools"
+    assert not (base / "of an earlier run").exists(), "the folder was put together anew"
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def test_rows_that_validate_are_withheld_unless_the_recipe_says_development(corpora: Path, config: BaseConfig) -> None:
+    def requests(stage: Stage, dev: bool = False) -> set[str]:
+        return {r.text for c in make_mixture(config, stage, corpora, dev=dev).corpora for r in c.requests}
+
+    held = config.stages[1]
+    as_before = replace(held, validation="development")
+    everything = {r.text for c in read_all(corpora) for r in c.requests}
+    assert requests(as_before) == everything
+    assert requests(as_before, dev=True) == {r.text for c in read_all(corpora, dev=True) for r in c.requests}
+    assert requests(held) | requests(held, dev=True) == everything
+    assert requests(held, dev=True) and not requests(held) & requests(held, dev=True)
 
 
 def test_a_stage_may_be_left_out_and_must_exist(tmp_path: Path, corpora: Path, config: BaseConfig) -> None:

@@ -10,10 +10,11 @@ import pytest
 import configs
 from router.toolset_load import load_toolset
 from train.base import Stage
-from train.cli import make, make_loop, read_config
+from train.cli import make_loop
 from train.data.recipe import beside
 from train.loop import LoopConfig
 from train.lora import LOOP, LoraConfig
+from train.settings import make, read_config
 
 HERE = Path(configs.__file__).parent
 LORA = sorted((*(HERE / "train").glob("lora-*.yaml"), *(HERE / "examples").glob("*/train.yaml")))
@@ -31,7 +32,7 @@ def arguments(path: Path) -> argparse.Namespace:
 @pytest.mark.parametrize("path", LORA, ids=lambda p: p.parent.name if p.stem == "train" else p.stem)
 def test_adapters(path: Path) -> None:
     loop = loop_of(path)
-    config = make(LoraConfig, path, {**read_config(path), "loop": loop})
+    config = make(LoraConfig, str(path), {**read_config(path), "loop": loop})
     assert load_toolset(beside(path, config.toolset)).tools
     assert (path.parent / config.recipe).is_file()
     assert loop.learning_rate > 0 and config.epochs > 0
@@ -45,9 +46,8 @@ def test_all_adapters_of_the_seed_learn_at_one_rate() -> None:
 
 @pytest.mark.parametrize("path", BASES, ids=lambda p: p.stem)
 def test_bases(path: Path) -> None:
-    stages = [
-        make(Stage, path, {**s, "loop": make_loop(s["loop"], arguments(path))}) for s in read_config(path)["stages"]
-    ]
+    listed = read_config(path)["stages"]
+    stages = [make(Stage, str(path), {**s, "loop": make_loop(s["loop"], arguments(path))}) for s in listed]
     assert len({stage.name for stage in stages}) == len(stages)
     for stage in stages:
         assert bool(stage.text) != bool(stage.weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import random
 from collections.abc import Iterator
@@ -249,3 +250,15 @@ def test_near_requests_are_found_exactly() -> None:
             assert set(found) == {other for other in texts[:120] if share(text, other) >= threshold}, text
     assert near(near_index([]), "anything") == []
     assert near(near_index(["a b"]), "...") == []
+
+
+def test_an_error_of_writing_names_the_file_that_was_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text("before")
+    with pytest.raises(OSError, match=r"out\.jsonl") as full, files.replacing(path):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a write, which names none
+    assert full.value.filename == str(path)
+    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(FileNotFoundError) as missing, files.replacing(tmp_path / "no" / "out.jsonl"):
+        pass
+    assert missing.value.filename == str(tmp_path / "no" / "out.jsonl")

@@ -15,8 +15,9 @@ torch = pytest.importorskip("torch")
 from runtimes.errors import UserError  # noqa: E402
 from train.base import gemma3_config  # noqa: E402
 from train.init import init_for_copying  # noqa: E402
-from train.loop import LoopConfig, fit, save_state  # noqa: E402
+from train.loop import LoopConfig, fit  # noqa: E402
 from train.packing import Row, pack  # noqa: E402
+from train.state import save_state  # noqa: E402
 
 
 def small_model(width: int = 64, vocab: int = 128, layers: int = 6) -> Any:
@@ -134,6 +135,24 @@ def test_a_new_model_copies_a_repeated_sequence() -> None:
         return float(chance.mean())
 
     assert surprise(copying=True) > 5 * surprise(copying=False)
+
+
+@pytest.mark.parametrize("damaged", [b"", b"PK half a file", b"x" * 2000])
+def test_a_damaged_state_is_one_line(tmp_path: Path, damaged: bytes) -> None:
+    config = LoopConfig(steps=2, learning_rate=1e-3, save_every=1, threads=1, precision="fp32")
+    (tmp_path / "last.pt").write_bytes(damaged)
+    with pytest.raises(UserError, match=r"last.pt: damaged \(.*\); delete it") as caught:
+        fit(small_model(layers=1), rows, [rows(100)], tmp_path, config, trainable=state)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_that_diverges_says_so(tmp_path: Path) -> None:
+    config = LoopConfig(steps=1, learning_rate=1e-3, threads=1, precision="fp32")
+    model = small_model(layers=1)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(torch.nan)
+    with pytest.raises(UserError, match="no validation loss was a number; lower loop.learning_rate"):
+        fit(model, rows, [rows(100)], tmp_path, config, trainable=state)
 
 
 def test_a_full_disk_is_told_and_the_old_state_stays(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ RECIPE = {
                   "train": ["weather in {city}", "{city} weather (now|today|please|)"],
                   "test": ["is it warm in {city}"]}],
 }  # fmt: skip
-LOOP = LoopConfig(steps=4, learning_rate=1e-3)
+LOOP = LoopConfig(steps=4, learning_rate=1e-3, precision="fp32")
 
 
 def test_a_tally_counts_and_digests_the_cases_in_their_order() -> None:
@@ -89,10 +89,10 @@ def base(folder: Path) -> BaseConfig:
 def test_the_stages_that_were_run_are_recorded(tmp_path: Path) -> None:
     config = base(tmp_path)
     known = WordVectors(("film", "rain"), np.eye(2, dtype=np.float32), "glove.txt", "abc")
-    write_record(replace(config, vectors=known), tmp_path / "corpora", tmp_path / "out")
+    write_record(replace(config, vectors=known), tmp_path / "corpora", tmp_path / "out", tmp_path / "out" / "base")
     vectors = {"file": "glove.txt", "sha256": "abc", "words": 2, "dimensions": 2}
     assert json.loads((tmp_path / "out" / "base" / "stages.json").read_text())["vectors"] == vectors
-    write_record(config, tmp_path / "corpora", tmp_path / "out")
+    write_record(config, tmp_path / "corpora", tmp_path / "out", tmp_path / "out" / "base")
     record = json.loads((tmp_path / "out" / "base" / "stages.json").read_text())
     code, tools = record["stages"]
     assert (code["name"], code["text"], code["validation"]) == ("code", ["code"], 3.5)
@@ -100,6 +100,7 @@ def test_the_stages_that_were_run_are_recorded(tmp_path: Path) -> None:
         "name": "tools", "steps": 4, "learning_rate": 1e-3, "text": [], "weights": {"recipes": 0.5, "synthetic": 0.5},
         "recipes": ["recipe.yaml"], "rows_per_step": 2, "row_tokens": 1280, "requests": 32, "swap": 0.5, "seed": 4,
         "step": 3, "validation": 0.25, "pointing": 0.0, "embedding_rate": 1.0, "average": 0.0,
+        "copying": 0.0, "precision": "fp32", "validation_rows": "held_out",
     }  # fmt: skip
     assert record["vectors"] is None
     assert record["sources"] == {"clinc150": None}, "SNIPS is there, but no stage that was run drew on it"
@@ -110,7 +111,7 @@ def test_the_stages_that_were_run_are_recorded(tmp_path: Path) -> None:
     done.mkdir(parents=True)
     (done / "stage.json").write_text(json.dumps({"step": 2, "validation": 1.0}))
     (tmp_path / "later" / "base").mkdir()
-    write_record(later, tmp_path / "corpora", tmp_path / "later")
+    write_record(later, tmp_path / "corpora", tmp_path / "later", tmp_path / "later" / "base")
     record = json.loads((tmp_path / "later" / "base" / "stages.json").read_text())
     assert [stage["validation"] for stage in record["stages"]] == [3.5, 0.25, 1.0]
-    assert record["sources"] == {"clinc150": None, "snips": 30}
+    assert record["sources"] == {"clinc150": None, "snips": 29}, "one of thirty is withheld"

@@ -29,6 +29,8 @@ class Needs:
     four_bit: bool = False
     quantize: bool = False
     """Whether it can train under the rounding of an export."""
+    precision: str | None = None
+    """The only one in which it computes; None: bf16 or fp32."""
     note: str = ""
     """What is told about it whether it is there or not."""
 
@@ -50,9 +52,10 @@ NEEDS: dict[str, Needs] = {
         "torch",
         ("cuda",),
         four_bit=True,
+        precision="bf16",
         note="written against unsloth 2026.10's interface, not run on a GPU by the authors",
     ),
-    "mlx": Needs(("mlx_lm", "mlx"), 'pip install "edgecall[mlx]"', "mlx", ()),
+    "mlx": Needs(("mlx_lm", "mlx"), 'pip install "edgecall[mlx]"', "mlx", (), precision="fp32"),
 }
 
 _DEVICE_STATUS = {"mps": "metal"}
@@ -99,9 +102,11 @@ def check(config: LoraConfig) -> None:
         raise UserError(f"backend {name}: trains on {', '.join(needs.devices)}, not on {device}; set --device")
     if config.loop.embedding_rate != 1:
         raise UserError("loop: embedding_rate: for bases alone; leave it out of an adapter's configuration")
-    for setting in ("average", "pointing"):
-        if getattr(config.loop, setting) and name != "packed":
+    for setting, usual in (("average", 0), ("pointing", 0), ("copying", 0), ("accumulate", 1)):
+        if getattr(config.loop, setting) != usual and name != "packed":
             raise UserError(f"loop: {setting}: only backend packed can, not {name}; leave it out")
+    if config.loop.precision not in ("auto", needs.precision or config.loop.precision):
+        raise UserError(f"loop: precision: backend {name} computes in {needs.precision}; leave it out")
     if config.load_in_4bit and not (needs.four_bit and device == "cuda"):
         able = " and ".join(n for n, other in NEEDS.items() if other.four_bit)
         raise UserError(f"load_in_4bit: only {able} can, on cuda; not {name} on {device}")

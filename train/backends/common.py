@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.atomic import staged
-from export.checkpoint import name_of_base
+from export.atomic import staged, write_json
+from export.checkpoint import name_of_base, open_checkpoint
 from runtimes.errors import UserError
-from train.loop import other_configuration
+from train.claim import loop_settings
+from train.journal import FILE as LOG
 from train.plot import plot_loss
 
 if TYPE_CHECKING:
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 Pair = tuple[list[int], list[int]]
 """Ids of one request and of its completion, behind the toolset's declarations."""
-
-RECIPE = "recipe.json"
-"""In ``folder/run``: what the run in it is made from."""
 
 
 def pairs(tokenizer: RouterTokenizer, toolset: Toolset, cases: Sequence[Case]) -> list[Pair]:
@@ -69,33 +66,18 @@ def count_trainable(model: Any) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-_LATER = {"quantize": "none", "train_files": (), "dev_files": ()}
-"""Settings that there have not always been, and what runs from before had."""
-
-
-def settings_of(config: LoraConfig) -> dict[str, Any]:
-    """All settings, less those at their usual value that earlier runs could not say: so that such a run goes on."""
-    return {k: v for k, v in asdict(config).items() if k not in _LATER or v != _LATER[k]}
-
-
-def claim(run: Path, config: LoraConfig, toolset: Toolset, train: Sequence[Case]) -> None:
-    """Make `run` the folder of this run. Raises `UserError` where one with another recipe or other data has begun."""
-    settings = settings_of(config)
-    for name in ("device", "threads", "log_every", "steps"):
-        del settings["loop"][name]
-    recipe = {"config": settings, "toolset": toolset.sha256, "data": digest(train)}
-    text = json.dumps(recipe, indent=1) + "\n"
-    path = run / RECIPE
-    if path.is_file():
-        if path.read_text(encoding="utf-8") != text:
-            raise other_configuration(path)
-        return
-    if config.backend != "packed" and (run / "last.pt").is_file():
-        raise other_configuration(run / "last.pt")
-    run.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")  # processes that train together all come by here
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+def recipe_of(
+    config: LoraConfig, base: Path, toolset: Toolset, train: Sequence[Case], dev: Sequence[Case]
+) -> dict[str, Any]:
+    """What a run is made from, as `train.claim` keeps it; the steps follow from it."""
+    loop = {name: value for name, value in loop_settings(config.loop).items() if name != "steps"}
+    return {
+        "config": {**asdict(config), "loop": loop},
+        "toolset": toolset.sha256,
+        "data": digest(train),
+        "dev": digest(dev),
+        "base": open_checkpoint(base).sha256,
+    }
 
 
 def write_adapter(
@@ -111,18 +93,18 @@ def write_adapter(
 
     `config` has the loop as it ran (`steps`), `best` the `step` and `validation` of the state that is saved.
     """
-    target, log = folder / "adapter", folder / "run" / "log.jsonl"
+    target, log = folder / "adapter", folder / "run" / LOG
     with staged(target) as staging:
         save(staging)
         plot_loss(log, staging / "loss.png", title=f"LoRA for {toolset.name}: loss per completion token")
-        shutil.copyfile(log, staging / "log.jsonl")
+        shutil.copyfile(log, staging / LOG)
         record = {
             "toolset": {"name": toolset.name, "sha256": toolset.sha256},
             "data": {"train": len(train), "dev": len(dev), "sha256": digest(train)},
             "config": asdict(config),
             "best": best,
         }
-        (staging / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_json(staging / "training.json", record)
     return {**best, "adapter": str(target)}
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtimes.errors import UnavailableError, UserError
+from train.claim import refuse_others
+from train.journal import FILE as LOG
+from train.journal import Journal
 
 if TYPE_CHECKING:
     from router.cases import Case
@@ -46,7 +48,7 @@ def train(
         from mlx.utils import tree_flatten
 
         from export.checkpoint import name_of_base
-        from train.backends.common import digest, write_adapter
+        from train.backends.common import recipe_of, write_adapter
         from train.backends.packed import packed_sets, with_steps
         from train.mlx_lora import adapt, batch, load, peft_config, peft_weights
 
@@ -64,7 +66,7 @@ def train(
             [batch([held.row(n)]) for n in range(held.rows_per_epoch)],
             folder / "run",
             config.loop,
-            identity=_identity(config, digest(train)),
+            identity=recipe_of(config, base, toolset, train, dev),
             report=report,
         )
 
@@ -88,8 +90,9 @@ def fit(
 ) -> dict[str, Any]:
     """Train the adapter of `net` in place and leave its best state (by validation loss) in it: `train.loop.fit` in MLX.
 
-    `batches(step)` gives the data of a step; `identity` is what a resumed run must share with the one that it goes on.
-    Checkpoints are ``best.safetensors`` and ``last.safetensors`` in `folder`, events go to ``log.jsonl``.
+    `batches(step)` gives the data of a step; `identity` is what a resumed run must share with the one that it goes on
+    (see `train.claim`). Checkpoints are ``best.safetensors`` and ``last.safetensors`` in `folder`, events go to
+    ``log.jsonl``. Raises `UserError`, naming the file, for another run's state, and where it cannot be written.
     """
     import mlx.core as mx
     import mlx.nn as nn
@@ -109,8 +112,7 @@ def fit(
     last = folder / "last.safetensors"
     if last.is_file():
         state, arrays = _load(last)
-        if state["identity"] != identity:
-            raise UserError(f"{last}: made with another configuration; resume with that one, or choose another folder")
+        refuse_others(last, state["identity"], identity)
         net.load_weights(list(arrays["model"].items()), strict=False)
         optimizer.state = tree_unflatten(list(arrays["optimizer"].items()))
         start, best = state["step"], state["best"]
@@ -118,14 +120,8 @@ def fit(
     def weights() -> dict[str, Any]:
         return dict(tree_flatten(net.trainable_parameters()))
 
-    with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
-
-        def event(**fields: Any) -> None:
-            log.write(json.dumps(fields) + "\n")
-            log.flush()
-            report(fields)
-
-        began, seen, running, counted = time.monotonic(), 0, 0.0, 0
+    with Journal(folder / LOG, config, start, report) as journal:
+        seen, running, counted = 0, 0.0, 0
         for step in range(start, config.steps):
             net.train()
             # Dropout, as the data, is a function of the seed and the step, so a resumed run draws the same.
@@ -141,12 +137,11 @@ def fit(
             counted += 1
             done = step + 1
             if done % config.log_every == 0:
-                speed = seen / (time.monotonic() - began)
-                event(step=done, loss=round(running / counted, 4), lr=config.rate(step), tokens_per_s=round(speed))
+                journal.trained(done, loss=running / counted, lr=config.rate(step), tokens=seen)
                 running, counted = 0.0, 0
             if done % config.validate_every == 0 or done == config.steps:
                 value = validate(net, validation)
-                event(step=done, validation=round(value, 4))
+                journal.event(step=done, validation=round(value, 4))
                 if value < best:
                     best = value
                     _save(folder / "best.safetensors", {"step": done, "validation": value}, model=weights())
@@ -170,16 +165,6 @@ def validate(net: Any, batches: Sequence[Batch]) -> float:
     mx.eval([(layer.keys, layer.values) for layer in block])
     total = sum(batch_loss(net, data, block).item() * data.targets for data in batches)
     return float(total / sum(data.targets for data in batches))
-
-
-def _identity(config: LoraConfig, data: str) -> dict[str, Any]:
-    """All that determines a run but where it runs, in the form that it has when read back from JSON."""
-    from train.backends.common import settings_of
-
-    settings = settings_of(config)
-    settings["loop"] = {k: v for k, v in settings["loop"].items() if k not in ("device", "threads")}
-    plain: dict[str, Any] = json.loads(json.dumps({**settings, "data": data}))
-    return plain
 
 
 def _save(path: Path, state: dict[str, Any], **parts: dict[str, Any]) -> None:

@@ -45,7 +45,8 @@ class PackedCases:
         longest = max(len(a) + len(b) for a, b in self.pairs)
         if len(self.prefix) + longest > limit:
             raise UserError(
-                f"row_tokens {limit}: declarations take {len(self.prefix)} tokens, the longest request {longest}"
+                f"row_tokens {limit}: declarations take {len(self.prefix)} tokens, the longest request {longest}; "
+                f"raise row_tokens to at least {len(self.prefix) + longest}"
             )
         self._epochs: dict[int, list[list[int]]] = {}
         self.rows_per_epoch = len(self._epoch(0))

@@ -11,19 +11,25 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from datasets import Dataset
+from torch.utils.data import DataLoader
 from transformers import AutoConfig, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from export.atomic import disk_errors
 from router.tokenizer import RouterTokenizer
 from train.backends import Report
 from train.backends.common import Pair, count_trainable, save_peft, trainable, write_adapter
 from train.backends.packed import packed_sets
-from train.loop import LoopConfig, autocast, load_state, make_optimizer, save_state
+from train.journal import FILE as LOG
+from train.journal import Journal
+from train.loop import LoopConfig, autocast, make_optimizer
+from train.state import BEST, load_state, read_state, save_state
+from train.workers import is_first, process_count
 
 if TYPE_CHECKING:
     from router.cases import Case
@@ -33,22 +39,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """How the trainer goes through the cases: `batch` requests at once, `accumulate` times a step, `steps` in all."""
+    """How the trainer goes through the cases: each process `batch` requests at once, `accumulate` times a step, `steps`
+    in all."""
 
     batch: int
     accumulate: int
     steps: int
 
 
-def plan(config: LoraConfig, cases: int, packed_rows: int) -> Plan:
-    """As many requests a step as the packed loop sees on average (its `packed_rows` hold an epoch), to within rounding.
+def plan(config: LoraConfig, cases: int, packed_rows: int, processes: int = 1) -> Plan:
+    """As many requests a step as the packed loop sees on average (its `packed_rows` hold an epoch), to within rounding,
+    however many processes share them.
 
     Every pass over the cases ends with a step of its own, however few are left for it (so does transformers).
     """
     wanted = max(1, min(cases, round(cases / packed_rows * config.rows_per_step)))
-    accumulate = math.ceil(wanted / max(1, config.batch))
-    batch = round(wanted / accumulate)
-    per_epoch = math.ceil(math.ceil(cases / batch) / accumulate)
+    accumulate = math.ceil(wanted / (max(1, config.batch) * processes))
+    batch = max(1, round(wanted / (accumulate * processes)))
+    per_epoch = math.ceil(math.ceil(cases / (batch * processes)) / accumulate)
     return Plan(batch, accumulate, max(1, round(config.epochs * per_epoch)))
 
 
@@ -78,17 +86,20 @@ def run(
 ) -> dict[str, Any]:
     """Train the PEFT `model`, keep the best state by validation, write ``folder/adapter``; see `train.backends`."""
     packed, held = packed_sets(config, base, toolset, train, dev)
-    way = plan(config, len(train), packed.rows_per_epoch)
+    way = plan(config, len(train), packed.rows_per_epoch, process_count())
     loop = replace(config.loop, steps=way.steps)
     config = replace(config, loop=loop)
     if loop.threads:
         torch.set_num_threads(loop.threads)
     report({"steps": loop.steps, "rows": len(train), "trainable": count_trainable(model)})
     state = folder / "run"
-    state.mkdir(parents=True, exist_ok=True)
+    with disk_errors(state):
+        state.mkdir(parents=True, exist_ok=True)
     optimizer = make_optimizer(model, loop)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: loop.rate(step) / loop.learning_rate)
-    with (state / "log.jsonl").open("a", encoding="utf-8") as log:
+    last = last_checkpoint(state)
+    start = _step(last) if last else 0
+    with Journal(state / LOG, loop, start, report, silent=not is_first()) as journal:
         trainer = Trainer(
             model=model,
             args=settings(config, way, state),
@@ -96,16 +107,18 @@ def run(
             eval_dataset=rows(held.prefix, held.pairs),
             processing_class=processing_class,
             optimizers=(optimizer, schedule),
-            callbacks=[Journal(loop, state, log, report)],
+            callbacks=[Watch(loop, state, journal)],
         )
         trainer.loop = loop
         trainer.remove_callback(PrinterCallback)
-        last = last_checkpoint(state)
-        if last is None or _step(last) < loop.steps:
+        if start < loop.steps:
             trainer.train(resume_from_checkpoint=str(last) if last else None)
-    chosen = torch.load(state / BEST, weights_only=False, map_location="cpu")
+        trainer.accelerator.wait_for_everyone()
+    chosen = read_state(state / BEST)
     load_state(model, chosen["model"])
     best = {"step": chosen["step"], "validation": chosen["validation"]}
+    if not is_first():
+        return {**best, "adapter": str(folder / "adapter")}
     return write_adapter(lambda target: save_peft(model, base, target), config, toolset, train, dev, folder, best)
 
 
@@ -150,7 +163,8 @@ def settings(config: LoraConfig, way: Plan, folder: Path) -> SFTConfig:
 
 
 class Trainer(SFTTrainer):  # type: ignore[misc]
-    """SFTTrainer that validates as the packed loop does: over completion tokens, not over batches."""
+    """SFTTrainer that validates as the packed loop does: over completion tokens, not over batches. Of several processes
+    each goes through all of them, since shares of equal size would repeat some."""
 
     loop: LoopConfig
 
@@ -158,7 +172,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         self.model.eval()
         total, count = 0.0, 0
         with torch.no_grad():
-            for batch in self.get_eval_dataloader():
+            for batch in self._batches():
                 batch = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
                 tokens = int((batch["labels"][:, 1:] != -100).sum())
                 with autocast(self.loop):
@@ -169,22 +183,27 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _batches(self) -> DataLoader:
+        return DataLoader(
+            self.eval_dataset, batch_size=self.args.per_device_eval_batch_size, collate_fn=self.data_collator
+        )
+
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """None: checkpoints are for resuming, and making a card looks for the base on the hub."""
 
 
-class Journal(TrainerCallback):  # type: ignore[misc]
-    """Writes ``log.jsonl`` as the packed loop does, and keeps the best state by validation in ``best.pt``."""
+class Watch(TrainerCallback):  # type: ignore[misc]
+    """Writes the run's `Journal` as the packed loop does, and keeps the best state by validation in ``best.pt``; of
+    several processes the first one does."""
 
-    def __init__(self, loop: LoopConfig, folder: Path, log: TextIO, report: Report) -> None:
-        self.loop, self.folder, self.log, self.report = loop, folder, log, report
-        self.began = time.monotonic()
+    def __init__(self, loop: LoopConfig, folder: Path, journal: Journal) -> None:
+        self.loop, self.folder, self.journal = loop, folder, journal
         self.best = math.inf
         if (folder / BEST).is_file():
-            self.best = torch.load(folder / BEST, weights_only=False, map_location="cpu")["validation"]
+            self.best = read_state(folder / BEST, lazy=True)["validation"]
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.began = time.monotonic()
+        self.journal.began = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step >= self.loop.steps:
@@ -193,28 +212,18 @@ class Journal(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         if "loss" not in logs:  # the summary at the end
             return
-        event = {"step": state.global_step, "loss": logs["loss"], "lr": self.loop.rate(state.global_step - 1)}
-        if "num_tokens" in logs:
-            event["tokens_per_s"] = round(logs["num_tokens"] / (time.monotonic() - self.began))
-        self._write(event)
+        step, tokens = state.global_step, logs.get("num_tokens")
+        self.journal.trained(step, loss=logs["loss"], lr=self.loop.rate(step - 1), tokens=tokens)
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, float], model: Any = None, **_: Any
     ) -> None:
         value = metrics["eval_loss"]
-        self._write({"step": state.global_step, "validation": round(value, 4)})
-        if value < self.best:
+        self.journal.event(step=state.global_step, validation=round(value, 4))
+        if value < self.best and not self.journal.silent:
             self.best = value
             kept = {"step": state.global_step, "validation": value, "model": trainable(model)}
             save_state(self.folder / BEST, kept)
-
-    def _write(self, event: dict[str, Any]) -> None:
-        self.log.write(json.dumps(event) + "\n")
-        self.log.flush()
-        self.report(event)
-
-
-BEST = "best.pt"
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtimes.errors import UserError
 from train.backends import Report
 from train.backends.common import check_base
 
@@ -30,8 +29,6 @@ def train(
     report: Report,
 ) -> dict[str, Any]:
     """See `train.backends`. The base's weights are held in bf16 (or 4 bits), not in fp32 as elsewhere."""
-    if config.loop.precision != "bf16":
-        raise UserError(f"backend unsloth: trains in bf16, not in {config.loop.precision}; take trl for that")
     from unsloth import FastLanguageModel  # isort: skip  (patches trl, transformers and peft: before all of them)
     import torch
 

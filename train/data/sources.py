@@ -8,9 +8,6 @@ hwu64      every tenth row of ``common_examples`` (0, 10, 20, …)         CC-BY
 clinc150   ``val`` and ``oos_val``                                       CC-BY-3.0
 sgd        dialogues that use one of `SGD_HELD_OUT`, and those schemas   CC-BY-SA-4.0
 =========  ============================================================  ============
-
-Addresses: github.com/sonos/nlu-benchmark, github.com/xliuhw/NLU-Evaluation-Data, github.com/clinc/oos-eval,
-github.com/google-research-datasets/dstc8-schema-guided-dialogue.
 """
 
 from __future__ import annotations
@@ -25,6 +22,12 @@ from runtimes.errors import UserError
 from train.data.corpus import Corpus, Request, Segment, make_tool
 from train.data.descriptions import HWU64_INTENTS, SNIPS_INTENTS
 
+ADDRESSES = (
+    "github.com/sonos/nlu-benchmark",
+    "github.com/xliuhw/NLU-Evaluation-Data",
+    "github.com/clinc/oos-eval",
+    "github.com/google-research-datasets/dstc8-schema-guided-dialogue",
+)
 SGD_HELD_OUT = frozenset({"Hotels_3", "Media_1", "Music_2", "RentalCars_2", "Services_3", "Weather_1"})
 
 
@@ -34,7 +37,7 @@ def read_all(folder: Path, *, dev: bool = False) -> list[Corpus]:
     found = [reader(folder / name, dev=dev) for name, reader in readers.items() if (folder / name).is_dir()]
     if not found:
         raise UserError(
-            f"{folder}: none of {', '.join(readers)} lies here; see train/data/sources.py for their addresses"
+            f"{folder}: none of {', '.join(readers)} lies here, a folder each; get them from {', '.join(ADDRESSES)}"
         )
     return found
 

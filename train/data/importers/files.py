@@ -116,15 +116,20 @@ def json_file(path: Path) -> Any:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[str]]:
-    """A text file that takes the place of `path` when the block ends, and leaves no trace when it fails."""
+    """A text file that takes the place of `path` when the block ends, and leaves no trace when it fails.
+
+    An `OSError` of writing it names `path`.
+    """
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
         with temporary.open("w", encoding="utf-8") as file:
             yield file
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)
         raise
 
 
