@@ -26,6 +26,7 @@ from export.proof import make_proof
 from export.proof_file import read_header
 from export.trim_record import recorded_trim
 from router.toolset import Toolset, to_dict
+from router.vocabulary_file import keep_vocabulary
 from router.wire import WIRES
 from runtimes import prover, runtime
 from runtimes.artifact import (
@@ -87,6 +88,7 @@ def export_one(
             say(f"writing {target}")
             written: Written = module.write(source, staging, quant, toolset)
             shutil.copyfile(source.folder / TOKENIZER, staging / TOKENIZER)
+            keep_vocabulary(staging / TOKENIZER)
             if source.output_ids is not None:
                 shutil.copyfile(source.folder / OUTPUT_IDS, staging / OUTPUT_IDS)
             _write_json(staging / TOOLSET, to_dict(toolset))

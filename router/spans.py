@@ -6,17 +6,16 @@ nothing is compiled per request.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from copy import copy
 from typing import Final
 
 from router.request import Request, SpanKind, Start
 from router.tokenizer import RouterTokenizer
+from router.vocabulary import SPACE
 
 PIECE: Final = 32
 """Characters of the longest token that is looked for."""
-_BYTE: Final = re.compile("<0x[0-9A-F]{2}>")
 
 
 class SpanWalk:
@@ -110,12 +109,13 @@ class SpanWalk:
         """What `token` adds, or None where it may not come next."""
         if token == self._escape:
             return b"" if any(self._may_end(s) for s in self._alive) else None
-        spelling = None if token in self._tokenizer.special_ids else self._tokenizer.raw.id_to_token(token)
+        vocabulary = self._tokenizer.vocabulary
+        spelling = None if token in self._tokenizer.special_ids else vocabulary.piece(token)
         if spelling is None or len(spelling) > PIECE:
             return None
-        if _BYTE.fullmatch(spelling):
+        if token in vocabulary.byte_of:
             return self.options().get(token)
-        piece = str(spelling).replace("\u2581", " ").encode()
+        piece = spelling.replace(SPACE, " ").encode()
         size = len(self._done)
         for s in self._alive:
             if s.at + size + len(piece) <= s.last and s.source.data.startswith(piece, s.at + size):
@@ -146,7 +146,7 @@ class SpanWalk:
 
     def _pieces(self, start: Start, at: int) -> Iterator[tuple[int, bytes]]:
         """The tokens that spell a source on from byte `at`, as far as the strings from `start` may go."""
-        source, raw = start.source, self._tokenizer.raw
+        source, find = start.source, self._tokenizer.vocabulary.find
         number = source.boundary(at)
         whole = False
         if number is not None:
@@ -155,12 +155,12 @@ class SpanWalk:
                 if end > start.last or (length > 1 and end == source.offset(number + length - 1)):
                     break
                 piece = source.data[at:end]
-                token = raw.token_to_id(piece.decode().replace(" ", "\u2581"))
+                token = find(piece.decode().replace(" ", SPACE))
                 if token is not None and token not in self._tokenizer.special_ids:
                     whole = whole or length == 1
                     yield token, piece
         if not whole:
-            token = raw.token_to_id(f"<0x{source.data[at]:02X}>")
+            token = find(f"<0x{source.data[at]:02X}>")
             if token is not None:
                 yield token, source.data[at : at + 1]
 
