@@ -24,7 +24,7 @@ from router.validate import schema_errors
 from router.wire_format import wire_format
 from runtimes.artifact import Artifact, open_artifact
 from runtimes.base import Batch, Batches, Model, Session
-from runtimes.errors import UserError
+from runtimes.errors import RoomError, UserError
 
 LANES: Final = 8
 """Requests that `Router.route_many` decodes at once."""
@@ -169,9 +169,10 @@ class Router:
     ) -> list[RouteResult]:
         """`route` for many requests, in their order; `lanes` at once where the runtime computes sequences together.
 
-        Equal to routing one by one; a request that `route` would refuse is refused before any is computed. Times are
-        those of the passes that a request had a part in. The sequences, which hold the toolset's prefix, are kept for
-        the next call until the router is closed. Raises `UserError` as `route` does, naming the request.
+        Equal to routing one by one; a request that `route` would refuse is refused before any is computed. Lanes that
+        have no room together become fewer, down to one by one. Times are those of the passes that a request had a part
+        in. The sequences, which hold the toolset's prefix, are kept for the next call until the router is closed.
+        Raises `UserError` as `route` does, naming the request.
         """
         contexts = contexts or [{}] * len(users)
         if len(contexts) != len(users):
@@ -203,6 +204,11 @@ class Router:
                     batch, jobs, self.tokenizer.stop_ids, context_length=model.context_length,
                     max_new_tokens=max_new_tokens,
                 ):  # fmt: skip
+                    if isinstance(decoded, RoomError):  # too long for the lanes' cells, not for the context
+                        results[number] = self.route(
+                            users[number], contexts[number], grammar=grammar, max_new_tokens=max_new_tokens
+                        )
+                        continue
                     if isinstance(decoded, UserError):
                         raise UserError(f"request {number + 1} of {len(users)}: {decoded}")
                     bound, request, tokenized = prepared[number]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from runtimes.base import Ids, Logits, Rows, check_append, check_rewind, check_rows, row_offsets
-from runtimes.errors import SessionError
+from runtimes.errors import RoomError, SessionError
 from runtimes.shortlist import check_ids
 
 Rule = Callable[[tuple[int, ...]], Logits]
@@ -119,12 +119,18 @@ class FakeSession:
 
 
 class FakeBatch:
-    """Lanes as fake sessions; `sizes` tells how many lanes each pass went over."""
+    """Lanes as fake sessions; `sizes` tells how many lanes each pass went over.
+
+    With a `room` they may hold only so many tokens together besides what all begin with.
+    """
+
+    room: int | None = None
 
     def __init__(self, model: BatchModel, lanes: int, prefix: Sequence[int]) -> None:
         self.sessions = [FakeSession(model) for _ in range(lanes)]
         self.sizes: list[int] = []
         self.closed = False
+        self.prefix = len(prefix)
         for session in self.sessions:
             session.tokens += prefix
 
@@ -136,6 +142,9 @@ class FakeBatch:
         return self.sessions[lane].position
 
     def append(self, passes: Sequence[tuple[int, Sequence[int], Rows]]) -> list[Logits]:
+        held = sum(session.position - self.prefix for session in self.sessions)
+        if self.room is not None and held + sum(len(tokens) for _, tokens, _ in passes) > self.room:
+            raise RoomError("append: no room; use fewer lanes")
         self.sizes.append(len(passes))
         return [self.sessions[lane].append(tokens, rows=rows) for lane, tokens, rows in passes]
 
