@@ -14,6 +14,7 @@ from router.binding import Bound, bound_values, fill
 from router.decode import MAX_NEW_TOKENS, Decoded, DecodeError, Job, decode, decode_free, decode_many
 from router.grammar import Grammar
 from router.guess import Guesser
+from router.known import listed_strings, proved
 from router.parse import parse_pieces
 from router.prefixes import PrefixFiles, PrefixMemory
 from router.render import user_turn
@@ -80,7 +81,7 @@ class Router:
                 f"request in the context of {model.context_length}; use fewer tools or shorter descriptions"
             )
         self.grammar = grammar or Grammar.compile(toolset, tokenizer)
-        self._guesser = Guesser(tokenizer) if guess else None
+        self._guesser = Guesser(tokenizer, strings=listed_strings(toolset)) if guess else None
         self._tie = TIES.get(model.dtype, TIE)
         self._session: Session = model.session()
         self._files = prefixes
@@ -125,6 +126,8 @@ class Router:
             model.close()
             raise
         router.artifact = artifact
+        if router._guesser is not None:
+            router._guesser.examples = proved(artifact, compiled)
         return router
 
     @classmethod
