@@ -34,6 +34,7 @@ _SPLIT: Final = {"type": "Split", "pattern": {"String": " "}}
 """Behind the normalizer there are no spaces left to split at."""
 
 Numbers = npt.NDArray[np.uint32]
+_Merges = tuple[memoryview, memoryview, memoryview, memoryview]
 
 
 def load_vocabulary(path: Path) -> Vocabulary:
@@ -175,7 +176,7 @@ def _slots(pieces: list[bytes]) -> memoryview:
     return memoryview(slots)
 
 
-def _merges(merges: list[Any], vocab: Mapping[str, int], size: int, source: str) -> tuple[memoryview, ...]:
+def _merges(merges: list[Any], vocab: Mapping[str, int], size: int, source: str) -> _Merges:
     """`Arrays.starts`, `rights`, `ranks` and `made`."""
     table: Numbers = np.empty((3, len(merges)), np.uint32)
     try:
@@ -192,8 +193,8 @@ def _merges(merges: list[Any], vocab: Mapping[str, int], size: int, source: str)
     last = np.append(~same, True)[: len(left)]  # of one pair listed twice the later counts
     left, right, made, ranks = left[last], right[last], made[last], order[last]
     starts = np.searchsorted(left, np.arange(size + 1))
-    return tuple(_view(part) for part in (starts, right, ranks, made))
+    return _view(starts), _view(right), _view(ranks), _view(made)
 
 
 def _view(numbers: npt.NDArray[Any]) -> memoryview:
-    return memoryview(np.ascontiguousarray(numbers, dtype=np.uint32))
+    return np.ascontiguousarray(numbers, dtype=np.uint32).data

@@ -222,7 +222,8 @@ class LlamaSession:
             if rows == "last":
                 for part in _cut(tokens, self.batch):
                     self._decode(part, self._last_row)
-                return self._view(-1, 1)[0]
+                last: Logits = self._view(-1, 1)[0]
+                return last
             return self._several(tokens, row_offsets(rows, len(tokens)))
         except BaseException:
             self._forget(start)
@@ -342,7 +343,8 @@ class LlamaSession:
         source = self._lib.llama_get_logits_ith(self.context, row)
         if not source:
             raise SessionError(f"append: llama.cpp has no logits ({log.reason()})")
-        return self._rows.at(ctypes.addressof(source.contents), count)
+        rows: Logits = self._rows.at(ctypes.addressof(source.contents), count)
+        return rows
 
     def _check_append(self, tokens: Sequence[int]) -> None:
         length = self.context_length
