@@ -29,6 +29,9 @@ from runtimes.errors import RoomError, UserError
 
 LANES: Final = 8
 """Requests that `Router.route_many` decodes at once."""
+CONTEXTS: Final = 8
+"""Values of a context that an instruction shows whose caches a process keeps in files: those that it meets first. They
+may be of a day, and serve others; of a clock they would be written for every request, and never read again."""
 WARM_UP: Final = "find the notes of last week and open them"
 WARM_UP_TOKENS: Final = 48
 TIE: Final = 0.02
@@ -85,6 +88,7 @@ class Router:
         self._tie = TIES.get(model.dtype, TIE)
         self._session: Session = model.session()
         self._files = prefixes
+        self._written = 0
         self._memory = PrefixMemory()
         self._begin()
         self._batch: Batch | None = None
@@ -107,8 +111,8 @@ class Router:
         """Open an artifact, with its own toolset or another one. Raises `UserError` for whatever is in the way.
 
         `save_prefix`: keep the cache of the toolset's prefix beside the artifact, where it can be written, so that the
-        next process need not compute it. `guess` is the constructor's. `check="sizes"` spares the hashing of the
-        weights where they were verified before.
+        next process need not compute it; of an instruction that shows context, that of a few of its values. `guess` is
+        the constructor's. `check="sizes"` spares the hashing of the weights where they were verified before.
         """
         from router.toolset_load import load_json
         from runtimes import FORMATS, open_model
@@ -273,7 +277,8 @@ class Router:
         if sound and self._shown:
             self._memory.keep([*self.prefix_ids, *self._shown], session)
         self._shown = []
-        if shown and self._memory.restore([*self.prefix_ids, *shown], session):
+        tokens, files = [*self.prefix_ids, *shown], self._files
+        if shown and (self._memory.restore(tokens, session) or (files is not None and files.restore(tokens, session))):
             self._shown = shown
             return
         if sound and session.position >= prefix:
@@ -283,10 +288,14 @@ class Router:
         if shown:
             session.append(shown)
             self._shown = shown
+            if files is not None and self._written < CONTEXTS:
+                self._written += 1
+                files.keep(tokens, session)
 
     def _begin(self) -> None:
-        """Have the prefix alone in the cache: from a file, or computed and kept in one."""
-        session, files = self._session, self._files
+        """Have the prefix alone in the cache: from a file, or computed and kept in one (not where it is the few tokens
+        before an instruction that shows context)."""
+        session, files = self._session, None if self.toolset.placed else self._files
         session.rewind(0)
         if files is None or not files.restore(self.prefix_ids, session):
             session.append(self.prefix_ids)
