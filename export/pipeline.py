@@ -27,6 +27,7 @@ from export.proof_file import read_header
 from export.trim_record import recorded_trim
 from router.cases import Case
 from router.toolset import Toolset, to_dict
+from router.vocabulary_file import keep_vocabulary
 from router.wire import WIRES
 from runtimes import prover, runtime
 from runtimes.artifact import (
@@ -92,6 +93,7 @@ def export_one(
             extra = {"cases": measured} if measured else {}
             written: Written = module.write(source, staging, quant, toolset, **extra)
             shutil.copyfile(source.folder / TOKENIZER, staging / TOKENIZER)
+            keep_vocabulary(staging / TOKENIZER)
             if source.output_ids is not None:
                 shutil.copyfile(source.folder / OUTPUT_IDS, staging / OUTPUT_IDS)
             _write_json(staging / TOOLSET, to_dict(toolset))

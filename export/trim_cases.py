@@ -18,6 +18,7 @@ from router.cases import Case
 from router.render import user_turn
 from router.tokenizer import RouterTokenizer
 from router.toolset import Toolset
+from router.vocabulary_file import from_spec
 from router.wire_format import wire_format
 from runtimes.artifact import TOKENIZER
 
@@ -34,15 +35,13 @@ def by_spelling(cases: Sequence[Case], source: Checkpoint, trimmed: Checkpoint, 
 
     Where the output alone was trimmed, that is how an answer would have to spell what it copies from them.
     """
-    from tokenizers import Tokenizer
-
     path = source.folder / TOKENIZER
     before = RouterTokenizer.load(path, wire_format(wire_name(path)))
     if trimmed.output_ids is None:
         after = RouterTokenizer.load(trimmed.folder / TOKENIZER, before.wire)
     else:
         spec = trimmed_tokenizer(read_json(path), trimmed.output_ids, path)
-        after = RouterTokenizer(Tokenizer.from_str(json.dumps(spec)), before.wire)
+        after = RouterTokenizer(from_spec(spec, str(path)), before.wire)
     return [replace(case, bucket=_bucket(user_turn(toolset, case.user, case.context), before, after)) for case in cases]
 
 
@@ -70,4 +69,4 @@ _BYTES: Final = frozenset(f"<0x{n:02X}>" for n in range(256))
 
 
 def _spelled(tokenizer: RouterTokenizer, text: str) -> list[str]:
-    return [str(tokenizer.raw.id_to_token(i)) for i in tokenizer.encode_text(text)]
+    return [str(tokenizer.vocabulary.piece(i)) for i in tokenizer.encode_text(text)]

@@ -15,6 +15,7 @@ from router.causes import causes
 from router.decode import MAX_NEW_TOKENS, Decoded, DecodeError, Job, decode, decode_free, decode_many
 from router.grammar import Grammar
 from router.guess import Guesser, Guessing
+from router.known import listed_strings, proved
 from router.parse import parse_pieces
 from router.prefixes import PrefixFiles, PrefixMemory
 from router.render import user_turn
@@ -25,10 +26,13 @@ from router.validate import schema_errors
 from router.wire_format import wire_format
 from runtimes.artifact import Artifact, open_artifact
 from runtimes.base import Batch, Batches, Model, Session
-from runtimes.errors import UserError
+from runtimes.errors import RoomError, UserError
 
 LANES: Final = 8
 """Requests that `Router.route_many` decodes at once."""
+CONTEXTS: Final = 8
+"""Values of a context that an instruction shows whose caches a process keeps in files: those that it meets first. They
+may be of a day, and serve others; of a clock they would be written for every request, and never read again."""
 WARM_UP: Final = "find the notes of last week and open them"
 WARM_UP_TOKENS: Final = 48
 TIE: Final = 0.02
@@ -82,11 +86,13 @@ class Router:
                 f"request in the context of {model.context_length}; use fewer tools or shorter descriptions"
             )
         self.grammar = grammar or Grammar.compile(toolset, tokenizer)
-        self._guesser = Guesser(tokenizer, always=guess == "always") if guess else None
+        strings = listed_strings(toolset)
+        self._guesser = Guesser(tokenizer, strings=strings, always=guess == "always") if guess else None
         self.tie = TIES.get(model.dtype, TIE)
         """How near the two best logits are where passes of other sizes may choose otherwise."""
         self._session: Session = model.session()
         self._files = prefixes
+        self._written = 0
         self._memory = PrefixMemory()
         self.prefix_restored = False
         """Whether the prefix was read from a file rather than computed."""
@@ -111,8 +117,8 @@ class Router:
         """Open an artifact, with its own toolset or another one. Raises `UserError` for whatever is in the way.
 
         `save_prefix`: keep the cache of the toolset's prefix beside the artifact, where it can be written, so that the
-        next process need not compute it. `guess` is the constructor's. `check="sizes"` spares the hashing of the
-        weights where they were verified before.
+        next process need not compute it; of an instruction that shows context, that of a few of its values. `guess` is
+        the constructor's. `check="sizes"` spares the hashing of the weights where they were verified before.
         """
         from router.toolset_load import load_json
         from runtimes import FORMATS, open_model
@@ -130,6 +136,8 @@ class Router:
             model.close()
             raise
         router.artifact = artifact
+        if router._guesser is not None:
+            router._guesser.examples = proved(artifact, compiled)
         return router
 
     @classmethod
@@ -176,9 +184,10 @@ class Router:
     ) -> list[RouteResult]:
         """`route` for many requests, in their order; `lanes` at once where the runtime computes sequences together.
 
-        Equal to routing one by one; a request that `route` would refuse is refused before any is computed. Times are
-        those of the passes that a request had a part in. The sequences, which hold the toolset's prefix, are kept for
-        the next call until the router is closed. Raises `UserError` as `route` does, naming the request.
+        Equal to routing one by one; a request that `route` would refuse is refused before any is computed. Lanes that
+        have no room together become fewer, down to one by one. Times are those of the passes that a request had a part
+        in. The sequences, which hold the toolset's prefix, are kept for the next call until the router is closed.
+        Raises `UserError` as `route` does, naming the request.
         """
         contexts = contexts or [{}] * len(users)
         if len(contexts) != len(users):
@@ -210,6 +219,11 @@ class Router:
                     batch, jobs, self.tokenizer.stop_ids, context_length=model.context_length,
                     max_new_tokens=max_new_tokens,
                 ):  # fmt: skip
+                    if isinstance(decoded, RoomError):  # too long for the lanes' cells, not for the context
+                        results[number] = self.route(
+                            users[number], contexts[number], grammar=grammar, max_new_tokens=max_new_tokens
+                        )
+                        continue
                     if isinstance(decoded, UserError):
                         raise UserError(f"request {number + 1} of {len(users)}: {decoded}")
                     bound, request, tokenized = prepared[number]
@@ -271,7 +285,8 @@ class Router:
         if sound and self._shown:
             self._memory.keep([*self.prefix_ids, *self._shown], session)
         self._shown = []
-        if shown and self._memory.restore([*self.prefix_ids, *shown], session):
+        tokens, files = [*self.prefix_ids, *shown], self._files
+        if shown and (self._memory.restore(tokens, session) or (files is not None and files.restore(tokens, session))):
             self._shown = shown
             return
         if sound and session.position >= prefix:
@@ -281,10 +296,14 @@ class Router:
         if shown:
             session.append(shown)
             self._shown = shown
+            if files is not None and self._written < CONTEXTS:
+                self._written += 1
+                files.keep(tokens, session)
 
     def _begin(self) -> None:
-        """Have the prefix alone in the cache: from a file, or computed and kept in one."""
-        session, files = self._session, self._files
+        """Have the prefix alone in the cache: from a file, or computed and kept in one (not where it is the few tokens
+        before an instruction that shows context)."""
+        session, files = self._session, None if self.toolset.placed else self._files
         session.rewind(0)
         self.prefix_restored = files is not None and files.restore(self.prefix_ids, session)
         if not self.prefix_restored:

@@ -17,7 +17,7 @@ from router.decoded import MAX_NEW_TOKENS, Decision, Decoded, DecodeError
 from router.grammar import Matcher
 from router.guess import Guide, Prices
 from runtimes.base import Batch, Logits, Pass, Session
-from runtimes.errors import UserError
+from runtimes.errors import RoomError, UserError
 from runtimes.shortlist import Shortlists
 
 
@@ -83,34 +83,42 @@ def decode_many(
     """Decode requests side by side, each in a lane of `batch`, all of whose lanes hold what stands before the requests.
 
     Yields the number of a job with its result as it ends; what `decode` would raise for it is its result. A lane that
-    is free takes the next job. What a pass of the batch raises is raised; lanes are then as they were before it.
+    is free takes the next job. Where the lanes together have no room, the one that began last is left out from then on
+    and its job begins anew later; the result of one that has no room alone is a `RoomError`. What else a pass of the
+    batch raises is raised; lanes are then as they were before it.
     """
     waiting = enumerate(jobs)
+    again: list[tuple[int, Job]] = []
     free = list(range(batch.lanes))
     begun = {lane: batch.position(lane) for lane in free}
-    running: dict[int, tuple[int, Run, Generator[Pass, Logits, Decoded], Pass]] = {}
+    running: dict[int, _Lane] = {}
     while True:
-        while free and (found := next(waiting, None)) is not None:
-            number, job = found
+        while free and (found := again.pop() if again else next(waiting, None)) is not None:
             lane = free.pop()
             run = Run(begun[lane], context_length, False)
-            if job.matcher is None:
-                steps = run.free(job.request, frozenset(stop_ids), max_new_tokens)
-            else:
-                steps = run.constrained(job.request, job.matcher, max_new_tokens)
-            running[lane] = (number, run, steps, next(steps))
+            running[lane] = _Lane(*found, run, _steps(run, found[1], frozenset(stop_ids), max_new_tokens))
         if not running:
             return
-        for lane, (*_, one) in running.items():
-            if batch.position(lane) > one.start:
-                batch.rewind(lane, one.start)
+        for lane, it in running.items():
+            if batch.position(lane) > it.one.start:
+                batch.rewind(lane, it.one.start)
         clock = perf_counter()
-        rows = batch.append([(lane, one.tokens, one.rows) for lane, (*_, one) in running.items()])
+        try:
+            rows = batch.append([(lane, it.one.tokens, it.one.rows) for lane, it in running.items()])
+        except RoomError as error:
+            lane, it = running.popitem()
+            batch.rewind(lane, begun[lane])
+            if running:
+                again.append((it.number, it.job))
+            else:
+                free.append(lane)
+                yield it.number, error
+            continue
         elapsed = perf_counter() - clock
-        for (lane, (number, run, steps, one)), logits in zip(list(running.items()), rows, strict=True):
-            run.took(one, elapsed)
+        for (lane, it), logits in zip(list(running.items()), rows, strict=True):
+            it.run.took(it.one, elapsed)
             try:
-                running[lane] = (number, run, steps, steps.send(logits))
+                it.one = it.steps.send(logits)
                 continue
             except StopIteration as end:
                 result: Decoded | UserError = end.value
@@ -119,7 +127,21 @@ def decode_many(
             del running[lane]
             free.append(lane)
             batch.rewind(lane, begun[lane])
-            yield number, result
+            yield it.number, result
+
+
+class _Lane:
+    """A job that a lane is busy with, and the pass that it asks for."""
+
+    def __init__(self, number: int, job: Job, run: Run, steps: Generator[Pass, Logits, Decoded]) -> None:
+        self.number, self.job, self.run, self.steps = number, job, run, steps
+        self.one = next(steps)
+
+
+def _steps(run: Run, job: Job, stops: frozenset[int], limit: int) -> Generator[Pass, Logits, Decoded]:
+    if job.matcher is None:
+        return run.free(job.request, stops, limit)
+    return run.constrained(job.request, job.matcher.copy(), limit)  # so that the job can begin anew
 
 
 def _drive(session: Session, run: Run, steps: Generator[Pass, Logits, Decoded]) -> Decoded:

@@ -15,8 +15,7 @@ import json
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary
+from typing import Final
 
 import numpy as np
 
@@ -33,6 +32,7 @@ from router.expressions import (
     Times,
     Word,
 )
+from router.grammar_tokenizer import native_tokenizer
 from router.language import Language
 from router.productions import Productions, productions
 from router.request import Request, SpanKind
@@ -40,9 +40,6 @@ from router.spans import SpanWalk
 from router.tokenizer import RouterTokenizer
 from router.toolset import Toolset
 from router.walk import GrammarError, Ids, Places, Walk, line, set_bits
-
-if TYPE_CHECKING:
-    from llguidance import LLTokenizer
 
 _QUIET: Final = 0
 
@@ -64,8 +61,8 @@ class Grammar:
     @cached_property
     def probes(self) -> list[int]:
         """Two tokens that are both allowed in free strings, hardly elsewhere; none where one is missing."""
-        ids = [self.tokenizer.raw.token_to_id(letter) for letter in "qZ"]
-        return [] if None in ids else ids
+        ids = [self.tokenizer.vocabulary.find(letter) for letter in "qZ"]
+        return [token for token in ids if token is not None] if None not in ids else []
 
     @classmethod
     def compile(cls, toolset: Toolset, tokenizer: RouterTokenizer) -> Grammar:
@@ -216,26 +213,10 @@ def _quote(text: str) -> str:
     return json.dumps(text).replace("\x7f", "\\u007f")
 
 
-_tokenizers: WeakKeyDictionary[RouterTokenizer, Any] = WeakKeyDictionary()
-
-
-def _ll_tokenizer(tokenizer: RouterTokenizer) -> LLTokenizer:
-    """llguidance's view of a tokenizer, made from its JSON alone and kept as long as the tokenizer."""
-    from llguidance import LLTokenizer
-
-    if tokenizer not in _tokenizers:
-        # Slices are sets of tokens that a free string takes as a whole; these leave out what opens a control token.
-        plain = f"[^\\x00\\u{{2581}}{tokenizer.wire.escape[0]}]"
-        slices = [f"{plain}{{1,10}}", f"{plain}{{1,30}}", f"{plain}+"]
-        _tokenizers[tokenizer] = LLTokenizer(tokenizer.raw.to_str(), slices=slices)
-    found: LLTokenizer = _tokenizers[tokenizer]
-    return found
-
-
 def _compile(lark: str, tokenizer: RouterTokenizer) -> Places:
     from llguidance import LLMatcher
 
-    matcher = LLMatcher(_ll_tokenizer(tokenizer), lark, log_level=_QUIET)
+    matcher = LLMatcher(native_tokenizer(tokenizer), lark, log_level=_QUIET)
     if matcher.is_error():
         raise GrammarError(f"the grammar cannot be compiled: {line(matcher.get_error())}")
     return Places(matcher, tokenizer)

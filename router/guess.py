@@ -3,9 +3,10 @@
 A guess rides along with the tokens that have to be appended anyway; the rows of the same pass tell how far it is right,
 and the rest is taken back (`router.decode`). So a guess changes what a request costs, never what it is answered.
 
-What is guessed: that a string goes on as the request does (strings are mostly copied), and what was decided most often
-at the same place of other requests: whether an optional argument follows, whether a copied string ends after so many
-tokens, which of the enumerated values. Counted are requests, each once, so that one asked a hundred times is no habit.
+What is guessed: that a string goes on as the request does (strings are mostly copied), or as one that the toolset
+lists, and what was decided most often at the same place of other requests: whether an optional argument follows,
+whether a copied string ends after so many tokens, which of the enumerated values. Counted are requests, each once, so
+that one asked a hundred times is no habit, beginning with those that the artifact was proved with (`router.known`).
 
 Whether it pays is arithmetic: a guess that is right with probability `p` saves the pass that would have decided it, and
 costs its rows in this one. Both are taken from the passes themselves (`Prices`), on the machine and with the model at
@@ -15,7 +16,8 @@ hand. Where a pass costs what its rows cost, nothing is guessed.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -46,14 +48,35 @@ Key = tuple[tuple[int, ...], tuple[int, ...] | int | None]
 how long it is."""
 
 
+class Odds:
+    """How often one kind of guess is right; the latest count more."""
+
+    def __init__(self) -> None:
+        self._right, self._tried = 2, 4
+
+    @property
+    def share(self) -> float:
+        return self._right / self._tried
+
+    def record(self, right: bool) -> None:
+        self._right += right
+        self._tried += 1
+        if self._tried > 256:
+            self._right, self._tried = self._right // 2, self._tried // 2
+
+
+Example = tuple[Matcher, str, Sequence[int]]
+"""A walk that stands at the beginning, a request, and the completion that it got."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One guessed decision, and what the grammar forces behind it."""
 
     token: int
     forced: list[int]
-    copies: bool = False
-    """Whether it says that a free string goes on as the request does."""
+    odds: Odds | None = None
+    """Of guesses of its kind, where it says that a free string goes on as another does."""
     few: Ids | None = None
     """The ids that may come behind it, where their logits are asked for alone."""
 
@@ -154,19 +177,26 @@ class Trail:
 class Guesser:
     """What is known about the completions of one toolset on one model. Not thread-safe."""
 
-    def __init__(self, tokenizer: RouterTokenizer, *, always: bool = False) -> None:
-        """`always`: guess whether it pays or not."""
+    def __init__(self, tokenizer: RouterTokenizer, *, strings: Sequence[str] = (), always: bool = False) -> None:
+        """`strings`: what free strings may well be. `always`: guess whether it pays or not."""
         self.prices = Eager() if always else Prices()
+        self.copying, self.listing = Odds(), Odds()
+        """Of guesses that a free string goes on as the request does, and as one of `strings`."""
+        self._strings = [tokenizer.encode_text(text) for text in strings]
+        self.examples: Iterable[Example] = ()
+        """Completions of other requests; looked at when guesses first pay."""
         self._tokenizer = tokenizer
         self._habits: OrderedDict[Key, dict[int, int]] = OrderedDict()
         self._requests: OrderedDict[int, None] = OrderedDict()
-        self._copies = [2, 4]
-        """Right and tried guesses that a free string goes on as the request does."""
 
     def begin(self, user: str, request: Sequence[int]) -> Guide | None:
         """The guesses for one request, of its text and its ids; None while guessing does not pay."""
         if not self.prices.worth_it:
             return None
+        examples, self.examples = self.examples, ()
+        for example in examples:
+            with suppress(GrammarError):
+                self.study(*example)
         new = hash(tuple(request))
         known = new in self._requests
         if not known:
@@ -194,16 +224,30 @@ class Guesser:
         while len(self._habits) > _KEYS:
             self._habits.popitem(last=False)
 
-    @property
-    def copying(self) -> float:
-        """How likely a free string goes on as the request does."""
-        return self._copies[0] / self._copies[1]
+    def study(self, matcher: Matcher, user: str, completion: Sequence[int]) -> None:
+        """Learn what was decided in a completion, as far as the grammar allows it."""
+        guide = Guide(self, self._tokenizer, user, learns=True)
+        at = 0
+        while True:
+            forced = matcher.forced()
+            if list(completion[at : at + len(forced)]) != forced:
+                break
+            guide.forced(forced)
+            at += len(forced)
+            copied = matcher.copied
+            if matcher.finished or at >= len(completion) or not matcher.take(completion[at]):
+                break
+            guide.chosen(completion[at], copied)
+            at += 1
+        guide.finish()
 
-    def copied(self, right: bool) -> None:
-        self._copies[0] += right
-        self._copies[1] += 1
-        if self._copies[1] > 256:
-            self._copies = [n // 2 for n in self._copies]
+    def listed(self, inside: Sequence[int], escape: int) -> int | None:
+        """The token with which the first listed string that begins so goes on, `escape` where it ends; None if none."""
+        known = list(inside)
+        found = next((ids for ids in self._strings if ids[: len(known)] == known), None)
+        if found is None:
+            return None
+        return found[len(known)] if len(found) > len(known) else escape
 
 
 class Guide:
@@ -231,8 +275,8 @@ class Guide:
 
     def checked(self, step: Step, right: bool) -> None:
         """A step was compared with what the model chose."""
-        if step.copies:
-            self._guesser.copied(right)
+        if step.odds is not None:
+            step.odds.record(right)
 
     def finish(self) -> None:
         """Remember what was decided."""
@@ -252,7 +296,7 @@ class Guide:
         rows, likely = 0, 1.0
         while True:
             at = walk or matcher
-            token, chance, copies = self._next(at, trail)
+            token, chance, odds = self._next(at, trail)
             likely *= chance
             if token is None or self.prices.gain(likely, 1, 0 if shortlist else 1) <= 0:
                 break
@@ -265,7 +309,7 @@ class Guide:
                 few = walk.few(shortlist) if shortlist and not walk.finished else None
             except GrammarError:
                 break
-            step = Step(token, forced, copies, few)
+            step = Step(token, forced, odds, few)
             rows += step.rows
             if walk.finished or rows > min(room, MAX_ROWS):
                 break
@@ -279,19 +323,23 @@ class Guide:
             trail.add((token, *step.forced))
         return steps
 
-    def _next(self, matcher: Matcher, trail: Trail) -> tuple[int | None, float, bool]:
-        """The likeliest next decision, how likely it is, and whether it copies the request into a free string."""
+    def _next(self, matcher: Matcher, trail: Trail) -> tuple[int | None, float, Odds | None]:
+        """The likeliest next decision, how likely it is, and the odds of its kind where a free string goes on."""
         free = matcher.copied is None
         found = self._guesser.habit(trail.key(copied=False)) if free else None
-        if not trail.inside or (found is not None and found[1] >= self._guesser.copying):
-            return (*found, False) if found is not None else (None, 0.0, False)
+        if not trail.inside or (found is not None and found[1] >= self._guesser.copying.share):
+            return (*found, None) if found is not None else (None, 0.0, None)
         ends = self._guesser.habit(trail.key(copied=True))
         if ends is not None and ends[0] == trail.escape:
-            return (*ends, False)
+            return (*ends, None)
+        guesser = self._guesser
+        odds = guesser.copying
         onward = self._onward(trail.inside) if free else matcher.likely_copy()
+        if onward is None and free:
+            onward, odds = guesser.listed(trail.inside, trail.escape), guesser.listing
         if onward is None:
-            return None, 0.0, False
-        return onward, ends[1] if ends is not None else self._guesser.copying, free
+            return None, 0.0, None
+        return onward, ends[1] if ends is not None else odds.share, odds if free else None
 
     def _places(self, trail: Trail, token: int, copied: int | None) -> list[tuple[Key, int]]:
         """The keys under which a decision is remembered."""

@@ -84,7 +84,8 @@ class PrefixFiles:
         }  # fmt: skip
 
     def restore(self, tokens: Sequence[int], session: Session) -> bool:
-        """Put the cache behind `tokens` into an empty session; whether that worked (if not, it is empty still)."""
+        """Put the cache behind `tokens` into `session`; whether it was there. Otherwise the session is as it was, or
+        empty."""
         if not isinstance(session, Snapshots):
             return False
         path = self._path(tokens)
@@ -92,16 +93,18 @@ class PrefixFiles:
             head, _, data = path.read_bytes().partition(b"\n")
             if json.loads(head) != self._head(data):
                 return False
+        except (OSError, ValueError):
+            return False
+        try:
             session.restore(data)
-            if session.position != len(tokens):
-                session.rewind(0)
-                return False
-            os.utime(path)
         except SessionError:
             session.rewind(0)
             return False
-        except (OSError, ValueError):
-            return session.position == len(tokens)
+        if session.position != len(tokens):
+            session.rewind(0)
+            return False
+        with suppress(OSError):
+            os.utime(path)
         return True
 
     def keep(self, tokens: Sequence[int], session: Session) -> None:

@@ -6,17 +6,16 @@ nothing is compiled per request.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from copy import copy
 from typing import Final
 
 from router.request import Request, SpanKind, Start
 from router.tokenizer import RouterTokenizer
+from router.vocabulary import SPACE
 
 PIECE: Final = 32
 """Characters of the longest token that is looked for."""
-_BYTE: Final = re.compile("<0x[0-9A-F]{2}>")
 
 
 class SpanWalk:
@@ -113,12 +112,13 @@ class SpanWalk:
         """What `token` adds, or None where it may not come next."""
         if token == self._escape:
             return b"" if any(self._may_end(s) for s in self._alive) else None
-        spelling = None if token in self._tokenizer.special_ids else self._tokenizer.raw.id_to_token(token)
+        vocabulary = self._tokenizer.vocabulary
+        spelling = None if token in self._tokenizer.special_ids else vocabulary.piece(token)
         if spelling is None or len(spelling) > PIECE:
             return None
-        if _BYTE.fullmatch(spelling):
+        if token in vocabulary.byte_of:
             return self.options().get(token)
-        piece = str(spelling).replace("\u2581", " ").encode()
+        piece = spelling.replace(SPACE, " ").encode()
         return piece if any(True for place in self._alive for _ in self._moved(place, piece, self._done)) else None
 
     def _may_end(self, place: Start) -> bool:
@@ -166,7 +166,7 @@ class SpanWalk:
 
     def _pieces(self, place: Start, before: bytes = b"") -> Iterator[tuple[int, bytes]]:
         """The tokens that spell `before` and a source on from `place`, as far as its string may go."""
-        source, raw = place.source, self._tokenizer.raw
+        source, find = place.source, self._tokenizer.vocabulary.find
         number = source.boundary(place.at)
         whole = False
         if number is not None:
@@ -175,13 +175,13 @@ class SpanWalk:
                 if end > place.last or (length > 1 and end == source.offset(number + length - 1)):
                     break
                 piece = before + source.data[place.at : end]
-                token = raw.token_to_id(piece.decode().replace(" ", "\u2581"))
+                token = find(piece.decode().replace(" ", SPACE))
                 if token is not None and token not in self._tokenizer.special_ids:
                     whole = whole or length == 1 or bool(before)
                     yield token, piece
         if not whole:
             byte = (before or source.data[place.at :])[:1]
-            token = raw.token_to_id(f"<0x{byte[0]:02X}>")
+            token = find(f"<0x{byte[0]:02X}>")
             if token is not None:
                 yield token, byte
 

@@ -1,78 +1,61 @@
 """Token ids of prompts and completions, from an artifact's ``tokenizer.json``.
 
-Rendered text is cut at the control tokens and each part of text is encoded with control tokens disabled, so that
+Rendered text is cut at the control tokens and each part of text is encoded without any (`router.vocabulary`), so that
 neither a request nor a tool's description can ever become one; completions are parsed by their ids for the same reason.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 from router.parse import Piece, parse_pieces
 from router.render import placed, render_completion, render_prefix, render_suffix, user_turn
 from router.toolset import Call, Toolset
+from router.vocabulary import SPACE, Vocabulary
+from router.vocabulary_file import load_vocabulary
 from router.wire_format import FUNCTIONGEMMA, WireError, WireFormat
 from runtimes.errors import UserError
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-_SPACE: Final = "▁"
-_BYTE: Final = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class RouterTokenizer:
     """A tokenizer and the wire format that its control tokens spell.
 
-    `raw` is the tokenizer itself, with its control tokens disabled: it encodes text only.
+    `vocabulary` encodes text only: nothing in it is a control token.
     """
 
-    def __init__(self, tokenizer: Tokenizer, wire: WireFormat = FUNCTIONGEMMA, *, source: str = "tokenizer") -> None:
-        self.raw = tokenizer
-        self.raw.encode_special_tokens = True
+    def __init__(self, vocabulary: Vocabulary, wire: WireFormat = FUNCTIONGEMMA, *, source: str = "tokenizer") -> None:
+        self.vocabulary = vocabulary
         self.wire = wire
         self.source = source
         self._controls: dict[str, int] = {}
         for token in (*wire.control_tokens, wire.bos):
-            found = tokenizer.token_to_id(token)
+            found = vocabulary.find(token)
             if found is None:
                 raise UserError(f"{source}: no token {token!r}; the {wire.name} wire format needs it")
             self._controls[token] = found
-        special = {i: t.content for i, t in tokenizer.get_added_tokens_decoder().items() if t.special}
+        special = {i: vocabulary.piece(i) or "" for i in vocabulary.facts.special}
         self._spelled: dict[int, bytes] = {}
         """What text tokens spell, as they are met."""
         self._spellings = special | {i: token for token, i in self._controls.items()}
 
     @classmethod
     def load(cls, path: str | Path, wire: WireFormat = FUNCTIONGEMMA) -> RouterTokenizer:
-        """Read ``tokenizer.json``. Raises `UserError` where it is not there, not a tokenizer, or lacks a token."""
-        from tokenizers import Tokenizer
+        """Read ``tokenizer.json``. Raises `UserError` where it is not there, not Gemma's kind, or lacks a token."""
+        return cls(load_vocabulary(Path(path)), wire, source=str(path))
 
-        path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: cannot read the tokenizer ({error})") from None
-        try:
-            tokenizer = Tokenizer.from_str(text)
-        except Exception as error:  # tokenizers raises bare Exception
-            raise UserError(f"{path}: not a tokenizer.json ({error})") from None
-        return cls(tokenizer, wire, source=str(path))
-
-    @cached_property
+    @property
     def vocab_size(self) -> int:
         """Number of entries, control tokens included."""
-        return int(self.raw.get_vocab_size(with_added_tokens=True))
+        return self.vocabulary.size
 
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
         """What ends a completion: after calls, without one, and the tokenizer's end of sequence if it has one."""
         stops = [self._controls[token] for token in self.wire.stops]
-        eos = self.raw.token_to_id(self.wire.eos)
+        eos = self.vocabulary.find(self.wire.eos)
         return tuple(stops if eos is None else [*stops, eos])
 
     @property
@@ -106,8 +89,8 @@ class RouterTokenizer:
         if not text:
             return []
         try:
-            ids: list[int] = self.raw.encode(text, add_special_tokens=False).ids
-        except (UnicodeEncodeError, TypeError):
+            ids = self.vocabulary.encode(text)
+        except UnicodeEncodeError:
             raise WireError("the text contains half a surrogate pair; it is not Unicode") from None
         if not self.special_ids.isdisjoint(ids):
             found = next(self._spellings[i] for i in ids if i in self.special_ids)
@@ -147,9 +130,9 @@ class RouterTokenizer:
     def completion_ids(self, calls: Iterable[Call]) -> list[int]:
         """The calls and their stop, as the model should write them."""
         text = render_completion(calls, self.wire)
-        if _SPACE in text:
+        if SPACE in text:
             raise WireError(
-                f"a call contains {_SPACE!r}, which the tokenizer reads back as a space; it cannot be written"
+                f"a call contains {SPACE!r}, which the tokenizer reads back as a space; it cannot be written"
             )
         return self.encode(text)
 
@@ -196,12 +179,8 @@ class RouterTokenizer:
         return pieces
 
     def _bytes(self, token: int) -> bytes:
-        spelled = self._spelled[token] = self._looked_up(token)
-        return spelled
-
-    def _looked_up(self, token: int) -> bytes:
-        piece = self.raw.id_to_token(token)
-        if piece is None:
+        spelled = self.vocabulary.spelling(token)
+        if spelled is None:
             raise UserError(f"{self.source}: token id {token} is outside the vocabulary (0..{self.vocab_size - 1})")
-        byte = _BYTE.fullmatch(piece)
-        return bytes([int(byte.group(1), 16)]) if byte else str(piece).replace(_SPACE, " ").encode()
+        self._spelled[token] = spelled
+        return spelled

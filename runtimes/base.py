@@ -34,7 +34,7 @@ class Session(Protocol):
         """Run one forward pass over `tokens` behind what is cached.
 
         Returns float32 logits: shape ``(vocab,)`` for "last", ``(len(tokens), vocab)`` for "all" and
-        ``(len(rows), vocab)`` for offsets. The array belongs to the caller until the next call on this session; an id
+        ``(len(rows), vocab)`` for offsets. The array belongs to the caller until the next append on this session; an id
         that the output matrix has no row for has `DROPPED`. Raises `SessionError` on an empty append, an id outside the
         vocabulary, rows that the pass does not have, a full context or a closed model; `position` is then as it was.
         """
@@ -81,8 +81,8 @@ class Batch(Protocol):
     def append(self, passes: Sequence[tuple[int, Sequence[int], Rows]]) -> list[Logits]:
         """Run one forward pass over the tokens of several lanes (each at most once), with the rows asked for of each.
 
-        Returns logits as `Session.append` does, in the order of `passes`. Raises `SessionError` as it does, and where
-        the lanes together have no room; positions are then as they were.
+        Returns logits as `Session.append` does, in the order of `passes`. Raises `SessionError` as it does, and
+        `RoomError` where these lanes together have no room; positions are then as they were.
         """
         ...
 

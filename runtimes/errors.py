@@ -18,5 +18,9 @@ class SessionError(UserError):
     """A misuse of a Session or Model: empty append, unknown token id, full context, use after close."""
 
 
+class RoomError(SessionError):
+    """A pass over several lanes for which there is no room; with fewer lanes there may be."""
+
+
 class UnavailableError(UserError):
     """A runtime, device or package that this machine does not offer; says how to get it."""

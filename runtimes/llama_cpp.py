@@ -2,13 +2,18 @@
 
 What is decided here, and why:
 
-- The sliding-window cache is full size (``swa_full``). With the small one a rewind past a wrapped window reports
-  success and the logits are silently wrong.
+- Local layers have a cache of their window and `UBATCH` tokens more (no ``swa_full``), so that a pass costs them no
+  more behind a long prompt than behind a short one. Rewinds within those tokens find what they need; llama.cpp does
+  those past them too and reports success, and the logits are silently wrong. So what the window cache still holds is
+  asked first, and what is gone is computed anew. The same holds behind a state that was read, which has the window
+  alone.
 - Flash attention is off: it rounds its operands to half precision. The KV cache has 32 bits for a 32-bit file and
   16 otherwise.
-- The context is the trained one, at most 8,192 tokens, because llama.cpp allocates and clears all of it for every
-  session. ``EDGECALL_LLAMA_CONTEXT`` sets another length, up to the trained one.
+- A session may hold the trained context, at most 8,192 tokens; ``EDGECALL_LLAMA_CONTEXT`` sets another length, up to
+  the trained one. llama.cpp allocates and clears all cells of a context beforehand, so a session begins with as many
+  as its first tokens ask for and some more, and takes its cache along into a larger context when those are full.
 - A session is a context of its own over the shared weights, so sessions are independent.
+- Logits are handed out where llama.cpp has them; only rows of a pass that had to be cut are copied.
 - Tokenizer, sampling and end tokens of llama.cpp are not used.
 
 Devices: ``cpu``, ``cuda``, ``metal``, ``vulkan``, ``rocm``, as the installed build has them; all layers go to the
@@ -39,12 +44,20 @@ from runtimes.base import (
     row_offsets,
 )
 from runtimes.errors import ArtifactError, SessionError, UserError
-from runtimes.llama_context import CONTEXT_VARIABLE, LlamaBatch, context_parameters, make_context
+from runtimes.llama_context import (
+    CONTEXT_VARIABLE,
+    Handle,
+    LlamaBatch,
+    RowView,
+    cells_for,
+    context_parameters,
+    make_context,
+)
 from runtimes.llama_native import Gpu, availability, choose, listen, log, native
 
 FORMAT: Final = "gguf"
 DEFAULT_CONTEXT: Final = 8192
-"""Tokens of context where the trained context is longer and the variable is not set."""
+"""Tokens that a session may hold where the trained context is longer and the variable is not set."""
 
 _DTYPES: Final = {0: "f32", 1: "f16", 2: "q4_0", 3: "q4_1", 7: "q8_0", 8: "q5_0", 9: "q5_1", 14: "q4_k", 15: "q4_k_m",
                   16: "q5_k", 18: "q6_k", 25: "iq4_nl", 32: "bf16"}  # fmt: skip
@@ -121,8 +134,7 @@ class LlamaModel:
         handle = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not handle:
             raise ArtifactError(f"{path}: llama.cpp cannot load it ({log.reason()}); export again")
-        self.handle = handle
-        self._free = weakref.finalize(self, lib.llama_model_free, handle)
+        self._weights: Handle | None = Handle(handle, lib.llama_model_free)
         self._sessions: weakref.WeakSet[LlamaSession | LlamaBatch] = weakref.WeakSet()
         self.device = gpu.kind if gpu else "cpu"
         self.threads = threads
@@ -141,16 +153,19 @@ class LlamaModel:
             self.close()
             raise
 
+    @property
+    def weights(self) -> Handle:
+        assert self._weights is not None
+        return self._weights
+
     def session(self) -> LlamaSession:
-        if not self._free.alive:
-            raise SessionError("session: the model is closed")
+        self._check_open("session")
         session = LlamaSession(self)
         self._sessions.add(session)
         return session
 
     def batch(self, lanes: int, prefix: Sequence[int]) -> LlamaBatch:
-        if not self._free.alive:
-            raise SessionError("batch: the model is closed")
+        self._check_open("batch")
         batch = LlamaBatch(self, lanes, prefix)
         self._sessions.add(batch)
         return batch
@@ -158,23 +173,33 @@ class LlamaModel:
     def close(self) -> None:
         for session in list(self._sessions):
             session.close()
-        self._free()
+        self._weights = None
+
+    def _check_open(self, what: str) -> None:
+        if self._weights is None:
+            raise SessionError(f"{what}: the model is closed")
 
 
 class LlamaSession:
-    """One llama.cpp context holding one sequence."""
+    """One llama.cpp context holding one sequence; a larger one takes its place when it is full."""
 
     def __init__(self, model: LlamaModel) -> None:
         self._lib = lib = native()
         self._model = model
         self._vocab = model.vocab_size
-        params = context_parameters(model)
-        self.batch, self._batch_all = params.n_batch, params.n_outputs_max
-        self.context = context = make_context(model, params)
-        self._free = weakref.finalize(self, lib.llama_free, context)
-        self.memory = lib.llama_get_memory(context)
+        self.context_length = model.context_length
+        params = context_parameters(model, model.context_length)
+        self.batch, self._batch_all = int(params.n_batch), int(params.n_outputs_max)
+        self._handle: Handle | None = None
+        self.context: Any = None
+        self.memory: Any = None
+        self._rows: Any = None
+        self._cells = 0
+        self._closed = False
         self._position = 0
-        self._row = np.empty(self._vocab, np.float32)
+        self._window = int(lib.llama_model_n_swa(model.weights.pointer))
+        self._held: list[int] = []
+        """The tokens that are cached, to compute them anew."""
         self._tokens = np.empty(self.batch, np.int32)
         self._flags = np.zeros(self.batch, np.int8)
         # Without positions and sequence ids llama.cpp continues sequence 0; without flags it outputs the last row.
@@ -192,65 +217,115 @@ class LlamaSession:
         self._check_append(tokens)
         check_rows(rows, len(tokens))
         start = self._position
+        self.reserve(start + len(tokens))
         try:
             if rows == "last":
                 for part in _cut(tokens, self.batch):
                     self._decode(part, self._last_row)
-                self._copy(-1, self._row)
-                return self._row
+                last: Logits = self._view(-1, 1)[0]
+                return last
             return self._several(tokens, row_offsets(rows, len(tokens)))
         except BaseException:
-            self._lib.llama_memory_seq_rm(self.memory, 0, start, -1)
-            self._position = start
+            self._forget(start)
             raise
 
     def _several(self, tokens: Sequence[int], offsets: Sequence[int]) -> Logits:
         """Logits (offsets, vocab); one pass, or as many as the output buffer asks for."""
-        out = np.empty((len(offsets), self._vocab), np.float32)
+        parts = _cut(tokens, self._batch_all)
+        out = np.empty((len(offsets) if len(parts) > 1 else 0, self._vocab), np.float32)
         filled = begun = 0
-        for part in _cut(tokens, self._batch_all):
+        for part in parts:
             wanted = [o - begun for o in offsets[filled:] if o < begun + len(part)]
             self._flags[: len(part)] = 0
             self._flags[wanted] = 1
             self._decode(part, self._flagged_rows)
-            if wanted:  # the rows lie one behind another
-                self._copy(wanted[0], out[filled : filled + len(wanted)])
+            if len(parts) == 1:
+                return self._view(wanted[0], len(wanted))
+            if wanted:
+                out[filled : filled + len(wanted)] = self._view(wanted[0], len(wanted))
             filled, begun = filled + len(wanted), begun + len(part)
         return out
 
     def rewind(self, position: int) -> None:
         self._check_open("rewind")
         check_rewind(position, position=self._position)
-        if position < self._position and not self._lib.llama_memory_seq_rm(self.memory, 0, position, -1):
+        if position < self._position:
+            self._forget(position)
+
+    def _forget(self, position: int) -> None:
+        """Hold what stands before `position` alone: by forgetting the rest, or computed anew where that is not enough.
+
+        The token at `position` sees the window before it; a wrapped cache, or one that was read, may lack some of that.
+        """
+        lowest = self._lib.llama_memory_seq_pos_min(self.memory, 0)
+        whole = position == 0 or not self._window or lowest <= max(0, position - self._window + 1)
+        kept, self._held = self._held[:position], self._held[: position if whole else 0]
+        self._position = len(self._held)
+        if not self._lib.llama_memory_seq_rm(self.memory, 0, self._position, -1):
             raise SessionError(f"rewind: llama.cpp could not forget the tokens from {position} on")
-        self._position = position
+        for part in _cut(kept[self._position :], self.batch):
+            self._decode(part, self._last_row)
 
     def snapshot(self) -> bytes:
-        """llama.cpp's own form of a sequence's state, behind the number of its tokens."""
+        """The tokens and llama.cpp's own form of a sequence's state, behind the number of the tokens."""
         self._check_open("snapshot")
+        self.reserve(max(1, self._position))
+        tokens = np.array(self._held, dtype="<i4").tobytes()
+        return self._position.to_bytes(8, "little") + tokens + self._state()
+
+    def _state(self) -> bytes:
+        """The sequence as llama.cpp writes it."""
         size = self._lib.llama_state_seq_get_size(self.context, 0)
         buffer = (ctypes.c_uint8 * size)()
         if self._lib.llama_state_seq_get_data(self.context, buffer, size, 0) != size:
             raise SessionError(f"snapshot: llama.cpp could not copy the cache ({log.reason()})")
-        return self._position.to_bytes(8, "little") + bytes(buffer)
+        return bytes(buffer)
 
     def restore(self, data: bytes) -> None:
         self._check_open("restore")
         self.rewind(0)
-        position, state = int.from_bytes(data[:8], "little"), data[8:]
+        position = int.from_bytes(data[:8], "little")
+        tokens, state = data[8 : 8 + 4 * position], data[8 + 4 * position :]
         log.clear()
-        fits = 0 <= position <= self._model.context_length and len(state) > 0
-        buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
-        read = self._lib.llama_state_seq_set_data(self.context, buffer, len(state), 0) if fits else 0
-        held = self._lib.llama_memory_seq_pos_max(self.memory, 0) + 1
-        if not fits or read != len(state) or held != position:
-            self._lib.llama_memory_seq_rm(self.memory, 0, -1, -1)
+        fits = 0 <= position <= self.context_length and len(tokens) == 4 * position
+        if not fits or not self._put(state, position):
             raise SessionError(f"restore: not a snapshot of this model's cache ({log.reason()})")
+        self._held = np.frombuffer(tokens, "<i4").tolist()
         self._position = position
 
+    def _put(self, state: bytes, position: int) -> bool:
+        """Read what `_state` wrote; whether it was that, of a sequence of so many tokens. If not, nothing is held."""
+        self.reserve(max(1, position))
+        buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        read = self._lib.llama_state_seq_set_data(self.context, buffer, len(state), 0) if state else 0
+        held = self._lib.llama_memory_seq_pos_max(self.memory, 0) + 1
+        if read == len(state) > 0 and held == position:
+            return True
+        self._lib.llama_memory_seq_rm(self.memory, 0, -1, -1)
+        return False
+
+    def reserve(self, tokens: int) -> None:
+        """Have cells for a sequence of so many tokens: in this context, or in a larger one that holds the same."""
+        if tokens <= self._cells:
+            return
+        before, held = self._handle, self._cells
+        state = self._state() if self._position else b""
+        cells = cells_for(self._model, tokens)
+        self._set(make_context(self._model, context_parameters(self._model, cells)), cells)
+        if before is not None and state and not self._put(state, self._position):
+            self._set(before, held)
+            raise SessionError(f"append: llama.cpp could not take the cache into a larger context ({log.reason()})")
+
+    def _set(self, handle: Handle, cells: int) -> None:
+        self._handle, self._cells = handle, cells
+        self.context = handle.pointer
+        self.memory = self._lib.llama_get_memory(handle.pointer)
+        self._rows = RowView(handle, self._vocab)
+
     def close(self) -> None:
-        """Free the context; the model stays open."""
-        self._free()
+        """Free the context, unless somebody still has logits of it; the model stays open."""
+        self._closed = True
+        self._handle = self.context = self.memory = self._rows = None
 
     def _decode(self, tokens: Sequence[int], batch: Any) -> None:
         count = len(tokens)
@@ -260,17 +335,19 @@ class LlamaSession:
         code = self._lib.llama_decode(self.context, batch)
         if code != 0:
             raise SessionError(f"append: llama.cpp could not decode {count} tokens (code {code}: {log.reason()})")
+        self._held += tokens
         self._position += count
 
-    def _copy(self, row: int, out: Logits) -> None:
-        """Fill `out` from `row` on. A copy, because llama.cpp's buffer is gone once the model is closed."""
+    def _view(self, row: int, count: int) -> Logits:
+        """`count` rows of the pass from `row` on, which lie one behind another, where llama.cpp has them."""
         source = self._lib.llama_get_logits_ith(self.context, row)
         if not source:
             raise SessionError(f"append: llama.cpp has no logits ({log.reason()})")
-        ctypes.memmove(out.ctypes.data, source, out.nbytes)
+        rows: Logits = self._rows.at(ctypes.addressof(source.contents), count)
+        return rows
 
     def _check_append(self, tokens: Sequence[int]) -> None:
-        length = self._model.context_length
+        length = self.context_length
         if self._position + len(tokens) > length < self._model.trained_context:
             raise SessionError(
                 f"append: {self._position} cached + {len(tokens)} new tokens exceed the context of {length}; "
@@ -279,7 +356,7 @@ class LlamaSession:
         check_append(tokens, position=self._position, vocab_size=self._vocab, context_length=length)
 
     def _check_open(self, what: str) -> None:
-        if not self._free.alive:
+        if self._closed:
             raise SessionError(f"{what}: the session or its model is closed")
 
 

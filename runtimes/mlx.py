@@ -37,6 +37,7 @@ from runtimes.errors import SessionError, UnavailableError, UserError
 from runtimes.mlx_batch import MlxBatch
 from runtimes.output import read_output_ids
 from runtimes.shortlist import ShortlistSession
+from runtimes.snapshots import Array, ArraySession
 
 FORMAT = "mlx"
 
@@ -223,7 +224,7 @@ class MlxModel:
                 self.forward([0] * count, Cache(self), 0, "all")
 
 
-class MlxSession(ShortlistSession):
+class MlxSession(ShortlistSession, ArraySession):
     """One sequence: its cached keys and values."""
 
     def __init__(self, model: MlxModel) -> None:
@@ -233,6 +234,17 @@ class MlxSession(ShortlistSession):
 
     def _check_open(self) -> None:
         self._mlx.net  # noqa: B018 - raises when closed
+
+    def _arrays(self, tokens: int) -> Sequence[Array]:
+        with self._mlx.stream():
+            return mlx_net.arrays(self._cache.buffers, tokens)
+
+    def _load(self, arrays: Sequence[Array]) -> None:
+        cache = self._cache
+        with self._mlx.stream():
+            tokens = mlx_net.tokens_of(cache.buffers, arrays)
+            self._mlx.make_room(cache, tokens)
+            cache.buffers = mlx_net.loaded(cache.buffers, arrays, tokens)
 
     def _forward(self, tokens: Sequence[int], rows: Rows) -> Logits:
         return self._mlx.forward(tokens, self._cache, self._position, rows)

@@ -9,7 +9,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from runtimes.errors import ArtifactError, UnavailableError
+from runtimes.snapshots import Array, check_arrays
 
 _KEPT = "kept_rows"
 _PARTS = ("weight", "scales", "biases")
@@ -70,6 +73,38 @@ def buffers(net: Any, cells: int, old: tuple[list[Any], list[Any]] | None = None
         [mx.zeros((1, layer.n_kv_heads, cells, layer.head_dim), dtype) for layer in attention] for _ in range(2)
     )
     return keys, values
+
+
+Buffers = tuple[list[Any], list[Any]]
+
+
+def arrays(filled: Buffers, tokens: int) -> list[Array]:
+    """The first `tokens` of `buffers` as numpy has them, which knows no bfloat16: that comes as 16-bit integers."""
+    import mlx.core as mx
+
+    parts = [*filled[0], *filled[1]]
+    plain = [part.view(mx.uint16) if part.dtype == mx.bfloat16 else part for part in parts]
+    return [np.array(part[:, :, : max(1, tokens)])[:, :, :tokens] for part in plain]
+
+
+def tokens_of(filled: Buffers, kept: Sequence[Array]) -> int:
+    """Of how many tokens what `arrays` gave is. Raises `ValueError` for another model's."""
+    own = [*filled[0], *filled[1]]
+    return check_arrays(kept, [(part.shape[1], part.shape[3]) for part in own], arrays(filled, 1)[0].dtype)
+
+
+def loaded(filled: Buffers, kept: Sequence[Array], tokens: int) -> Buffers:
+    """`filled` with what `arrays` gave in its first cells."""
+    import mlx.core as mx
+
+    if tokens == 0:
+        return filled
+    own = [*filled[0], *filled[1]]
+    made = [
+        mx.concatenate([mx.array(array).view(part.dtype), part[:, :, tokens:]], axis=2)
+        for part, array in zip(own, kept, strict=True)
+    ]
+    return made[: len(filled[0])], made[len(filled[0]) :]
 
 
 def _through(net: Any, tokens: Any, caches: Sequence[Any]) -> Any:

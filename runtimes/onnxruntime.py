@@ -6,18 +6,13 @@ here the first is said in `device` ("metal+cpu") and the second is an error.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any, Final
-from zipfile import BadZipFile
-
-import numpy as np
 
 from runtimes.artifact import Artifact
 from runtimes.base import (
     Availability,
     BareLoop,
-    CountingSession,
     DeviceStatus,
     Logits,
     Pass,
@@ -30,6 +25,7 @@ from runtimes.onnxruntime_batch import OnnxBatch
 from runtimes.onnxruntime_cells import Layout
 from runtimes.onnxruntime_sequence import TokenSequence
 from runtimes.output import read_output_ids
+from runtimes.snapshots import Array, ArraySession
 
 FORMAT = "onnx"
 
@@ -145,7 +141,7 @@ class OnnxModel:
         self._session = None
 
 
-class OnnxSession(CountingSession):
+class OnnxSession(ArraySession):
     """One sequence, and how many of its cached tokens count."""
 
     def __init__(self, model: OnnxModel) -> None:
@@ -153,25 +149,11 @@ class OnnxSession(CountingSession):
         self._onnx = model
         self._run = model.sequence()
 
-    def snapshot(self) -> bytes:
-        """The cached arrays in numpy's ``.npz`` form."""
-        self._check_open()
-        out = io.BytesIO()
-        np.savez(out, *self._run.arrays(self._position))
-        return out.getvalue()
+    def _arrays(self, tokens: int) -> Sequence[Array]:
+        return self._run.arrays(tokens)
 
-    def restore(self, data: bytes) -> None:
-        self._check_open()
-        self._position = 0
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as found:
-                arrays = [found[f"arr_{n}"] for n in range(len(found.files))]
-            if arrays and arrays[0].ndim == 4 and arrays[0].shape[2] > self._model.context_length:
-                raise ValueError("more tokens than the context has room for")
-            self._run.load(arrays)
-        except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
-            raise SessionError(f"restore: not a snapshot of this model's cache ({_line(error)})") from None
-        self._position = int(arrays[0].shape[2])
+    def _load(self, arrays: Sequence[Array]) -> None:
+        self._run.load(arrays)
 
     def _check_open(self) -> None:
         self._onnx.native  # noqa: B018 - raises when closed

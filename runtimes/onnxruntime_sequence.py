@@ -10,6 +10,7 @@ import numpy as np
 
 from runtimes.base import Logits
 from runtimes.onnxruntime_cells import NEVER, Bound, Caches, Floats, Layout, Views
+from runtimes.snapshots import check_arrays
 
 CHUNK: Final = 256
 """Tokens of one native pass; a longer append is cut, which bounds the masks and the scores."""
@@ -67,12 +68,8 @@ class TokenSequence:
     def load(self, arrays: Sequence[Floats]) -> None:
         """Have what `arrays` gave. Raises ValueError for another model's."""
         layout = self._layout
-        tokens = {array.shape[2] for array in arrays if array.ndim == 4}
-        if len(tokens) != 1 or [(*a.shape[:2], a.shape[3], a.dtype) for a in arrays] != [
-            (1, layout.heads, layout.width, np.float32)
-        ] * len(layout.names):
-            raise ValueError("arrays of another shape")
-        self._caches.views(max(1, *tokens), 0)
+        tokens = check_arrays(arrays, [(layout.heads, layout.width)] * len(layout.names), np.float32)
+        self._caches.views(max(1, tokens), 0)
         self._caches.memory.write(arrays)
 
     def _run(self, tokens: Sequence[int], rows: Sequence[int], past: int) -> Logits:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from runtimes import torch_net
+from runtimes import torch_cache, torch_net
 from runtimes.artifact import Artifact
 from runtimes.base import (
     Availability,
@@ -26,6 +26,7 @@ from runtimes.base import (
 from runtimes.errors import SessionError, UnavailableError, UserError
 from runtimes.output import read_output_ids
 from runtimes.shortlist import ShortlistSession
+from runtimes.snapshots import Array, ArraySession
 from runtimes.torch_batch import TorchBatch
 from runtimes.torch_cache import Cache, TokenCache
 from runtimes.torch_static import StaticCache, cuda_graph
@@ -139,7 +140,7 @@ class TorchModel:
         self._net = None
 
 
-class TorchSession(ShortlistSession):
+class TorchSession(ShortlistSession, ArraySession):
     """One sequence: its cached keys and values, and how many of them count."""
 
     def __init__(self, model: TorchModel) -> None:
@@ -149,6 +150,12 @@ class TorchSession(ShortlistSession):
 
     def _check_open(self) -> None:
         self._torch.net  # noqa: B018 - raises when closed
+
+    def _arrays(self, tokens: int) -> Sequence[Array]:
+        return torch_cache.arrays(self._cache.room(tokens), tokens)
+
+    def _load(self, arrays: Sequence[Array]) -> None:
+        torch_cache.load(self._cache, arrays)
 
     def _forward(self, tokens: Sequence[int], rows: Rows) -> Logits:
         return self._forward_shortlist(tokens, rows, None)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runtimes import torch_net
+from runtimes.snapshots import Array, check_arrays
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +24,30 @@ class TokenCache(Protocol):
     def run(self, prepared: Any, start: int, keep: slice | torch.Tensor) -> torch.Tensor:
         """The pass: the normalized hidden states of the tokens to `keep`, (kept, width), valid until the next."""
         ...
+
+    def room(self, tokens: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values per layer, (1, key heads, cells, width) each, with cells for so many tokens or more."""
+        ...
+
+
+def arrays(buffers: Sequence[tuple[torch.Tensor, torch.Tensor]], tokens: int) -> list[Array]:
+    """The first `tokens` of a cache's buffers; numpy has no bfloat16, so that comes as 16-bit integers."""
+    import torch
+
+    parts = (part[:, :, :tokens].cpu().contiguous() for pair in buffers for part in pair)
+    return [(part.view(torch.int16) if part.dtype == torch.bfloat16 else part).numpy() for part in parts]
+
+
+def load(cache: TokenCache, kept: Sequence[Array]) -> None:
+    """Have what `arrays` gave in a cache. Raises `ValueError` for another model's."""
+    import torch
+
+    with torch.inference_mode():
+        own = cache.room(1)
+        shapes = [(part.shape[1], part.shape[3]) for pair in own for part in pair]
+        tokens = check_arrays(kept, shapes, arrays(own[:1], 0)[0].dtype)
+        for part, array in zip((p for pair in cache.room(tokens) for p in pair), kept, strict=True):
+            part[:, :, :tokens] = torch.from_numpy(array).view(part.dtype)
 
 
 class Cache:
@@ -77,6 +102,9 @@ class Cache:
         all_values[:, :, self.start : end] = values
         first = self._first() if self._local[layer_idx] else 0
         return all_keys[:, :, first:end], all_values[:, :, first:end]
+
+    def room(self, tokens: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [self._room(layer, max(1, tokens)) for layer in range(len(self._local))]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.start

@@ -102,6 +102,11 @@ class StaticCache:
         all_values.index_copy_(2, self._positions, values)
         return all_keys, all_values
 
+    def room(self, tokens: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values per layer, with cells for so many tokens or more."""
+        self._grow(max(1, tokens))
+        return self._buffers
+
     def _states(self, ids: torch.Tensor) -> torch.Tensor:
         width = ids.shape[1]
         if self._capture is None or width > WIDEST:

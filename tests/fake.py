@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from runtimes.base import Ids, Logits, Rows, check_append, check_rewind, check_rows, row_offsets
-from runtimes.errors import SessionError
+from runtimes.errors import RoomError, SessionError
 from runtimes.shortlist import check_ids
 
 Rule = Callable[[tuple[int, ...]], Logits]
@@ -120,12 +120,18 @@ class FakeSession:
 
 
 class FakeBatch:
-    """Lanes as fake sessions; `sizes` tells how many lanes each pass went over."""
+    """Lanes as fake sessions; `sizes` tells how many lanes each pass went over.
+
+    With a `room` they may hold only so many tokens together besides what all begin with.
+    """
+
+    room: int | None = None
 
     def __init__(self, sessions: Sequence[Any], prefix: Sequence[int]) -> None:
         self.sessions = list(sessions)
         self.sizes: list[int] = []
         self.closed = False
+        self.prefix = len(prefix)
         for session in self.sessions:
             session.tokens += prefix
 
@@ -137,6 +143,9 @@ class FakeBatch:
         return self.sessions[lane].position
 
     def append(self, passes: Sequence[tuple[int, Sequence[int], Rows]]) -> list[Logits]:
+        held = sum(session.position - self.prefix for session in self.sessions)
+        if self.room is not None and held + sum(len(tokens) for _, tokens, _ in passes) > self.room:
+            raise RoomError("append: no room; use fewer lanes")
         self.sizes.append(len(passes))
         return [self.sessions[lane].append(tokens, rows=rows) for lane, tokens, rows in passes]
 

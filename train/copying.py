@@ -16,6 +16,7 @@ from itertools import accumulate
 from typing import Final
 
 from router.tokenizer import RouterTokenizer
+from router.vocabulary import SPACE
 
 Copies = list[tuple[int, int, int]]
 """(place in request and completion together, what the request says next or -1 before a piece, what is said next)."""
@@ -27,9 +28,9 @@ _BARE: Final = re.compile(r"(?<=[:\[,])(?:-?[0-9][0-9.]*|true|false)(?=[,}\]])|(
 def copied_places(tokenizer: RouterTokenizer, text: str, request: Sequence[int], completion: Sequence[int]) -> Copies:
     """The places of one request: its `text` (the user's turn), and the ids of both."""
     text = text.strip()
-    starts = [begin for begin, _ in tokenizer.raw.encode(text, add_special_tokens=False).offsets]
+    starts = _starts(tokenizer, text)
     ahead = len(request) - len(tokenizer.suffix_ids) - len(starts)
-    space = tokenizer.raw.token_to_id("\u2581")
+    space = tokenizer.vocabulary.find(SPACE)
 
     def place(character: int) -> int:
         number = bisect_right(starts, character) - 1 if character < len(text) else len(starts)
@@ -52,6 +53,13 @@ def copied_places(tokenizer: RouterTokenizer, text: str, request: Sequence[int],
             copies.append((before + n, at if n > first else -1, at))
         copies.append((before + behind, place(source.end()), ahead + len(starts)))
     return copies
+
+
+def _starts(tokenizer: RouterTokenizer, text: str) -> list[int]:
+    """Of which character of `text` each of its tokens is, or begins with."""
+    characters = [n for n, c in enumerate(text.replace(SPACE, " ")) for _ in c.encode()]
+    lengths = (len(tokenizer.spelling(token)) for token in tokenizer.encode_text(text))
+    return [characters[at] for at in accumulate(lengths, initial=0) if at < len(characters)]
 
 
 def _values(tokenizer: RouterTokenizer, completion: Sequence[int]) -> Iterator[tuple[int, str]]:

@@ -134,7 +134,8 @@ def piece_vectors(tokenizer: RouterTokenizer, known: WordVectors) -> Floats:
                 weight[i] += share
     total /= np.maximum(weight, 1e-9)[:, None]
     of_word = {word: row for row, word in enumerate(known.words)}
-    for piece, i in tokenizer.raw.get_vocab(with_added_tokens=True).items():
+    for i in range(tokenizer.vocab_size):
+        piece = tokenizer.vocabulary.piece(i) or ""
         exact = of_word.get(piece.lower())
         if len(piece) == 1:
             total[i] = 0

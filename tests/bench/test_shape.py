@@ -119,7 +119,7 @@ def test_another_tokenizer(tmp_path: Path) -> None:
     file.write_bytes(gzip.compress(json.dumps(spec).encode()))
     made = make(TINY, file, tmp_path / "work")
     tokenizer = RouterTokenizer.load(made.folder / "tokenizer.json")
-    assert tokenizer.raw.token_to_id("<image>") is None and tokenizer.vocab_size <= made.vocab_size
+    assert tokenizer.vocabulary.find("<image>") is None and tokenizer.vocab_size <= made.vocab_size
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(made.folder, local_files_only=True)

@@ -54,7 +54,7 @@ def trimmed(whole: Checkpoint, kiwi: Toolset, tmp_path_factory: pytest.TempPathF
 def tokenizers(whole: Checkpoint, trimmed: Checkpoint) -> tuple[RouterTokenizer, RouterTokenizer, list[int]]:
     """Before, after, and the kept tokens' old ids."""
     before, after = (RouterTokenizer.load(one.folder / "tokenizer.json") for one in (whole, trimmed))
-    return before, after, [before.raw.token_to_id(after.raw.id_to_token(i)) for i in range(TOKENS)]
+    return before, after, [before.vocabulary.find(after.vocabulary.piece(i)) for i in range(TOKENS)]
 
 
 Both = tuple[RouterTokenizer, RouterTokenizer, list[int]]

@@ -46,7 +46,7 @@ class Vocabulary:
         self.ends = {i for i in range(self.size) if llama_cpp.llama_vocab_is_eog(self.vocab, i)}
         self.tokenizer = tokenizer
         # Whether the first byte of a character can still become one of a class is judged more coarsely by llama.cpp.
-        self.parts = {tokenizer.raw.token_to_id(f"<0x{b:02X}>") for b in range(0x80, 0x100)}
+        self.parts = {tokenizer.vocabulary.find(f"<0x{b:02X}>") for b in range(0x80, 0x100)}
 
 
 class Stock:

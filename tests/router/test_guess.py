@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +15,11 @@ from router.core import Router
 from router.decode import Decoded, DecodeError, decode
 from router.grammar import Grammar
 from router.guess import Guesser, Prices, Trail
+from router.known import listed_strings, proved
 from router.tokenizer import RouterTokenizer
-from router.toolset import Call, Toolset
+from router.toolset import Call, Toolset, to_dict
 from router.toolset_load import from_dict
+from runtimes.artifact import Artifact
 from tests.fake import FakeModel, FakeSession, Rule, random_rule, scripted_rule
 from tests.router.decodable import REQUEST, toolsets, toolsets_with_calls
 from tests.unbound import unbound
@@ -132,6 +136,51 @@ def test_guesses_can_be_forced(tokenizer: RouterTokenizer) -> None:
     assert answers[0].token_ids == answers[1].token_ids == answers[2].token_ids
     assert [answer.stats.guessed_tokens > 0 for answer in answers] == [False, False, True]
     assert answers[2].stats.forward_passes < answers[0].stats.forward_passes
+
+
+def test_a_free_string_goes_on_as_one_that_the_toolset_lists(tokenizer: RouterTokenizer) -> None:
+    """Whose words the request does not have; it ends where the listed one does, and may also go another way."""
+    listed = "the weekly report of the northern branch"
+    toolset = from_dict(to_dict(FREE) | {"tools": [*to_dict(FREE)["tools"], {
+        "name": "open", "description": "Open it.", "parameters": {"type": "object", "properties": {
+            "what": {"type": "string", "enum": [listed, "everything"]},
+            "of": {"type": "array", "items": {"type": "string", "enum": ["all"]}},
+            "by": {"type": "string", "default": "me"}}, "required": ["what"]},
+    }]})  # fmt: skip
+    strings = listed_strings(toolset)
+    assert strings == ("red", "green", "blue", listed, "everything", "all", "me")
+    for text, fewer in ((listed, 8), (f"{listed} and more", 6), ("xylophone", 0)):
+        rule = wants(toolset, tokenizer, "please note it", [Call("write", {"text": text})])
+        plain, _ = run(rule, toolset, tokenizer, "please note it", None)
+        guesser = Guesser(tokenizer, strings=strings)
+        guesser.prices.fixed = 1.0
+        guessed, _ = run(rule, toolset, tokenizer, "please note it", guesser)
+        assert guessed.token_ids == plain.token_ids
+        assert guessed.forward_passes <= plain.forward_passes - fewer
+        assert guesser.copying.share == 0.5 and (guesser.listing.share > 0.5) == (fewer > 0)
+
+
+def test_what_was_proved_is_known_to_the_first_request(tokenizer: RouterTokenizer, tmp_path: Path) -> None:
+    call = Call("write", {"text": "fern", "color": "green", "pinned": True})
+    completion = tokenizer.completion_ids([call])
+    rows = [{"request": f"a fern, the {turn}th", "completion": completion} for turn in range(6)]
+    rows += [{"request": "of another grammar", "completion": completion[:2] + completion[:9]}, {"probe": {}}, {}]
+    grammar = Grammar.compile(FREE, tokenizer)
+    artifact = Artifact(tmp_path, {"toolset": {"sha256": FREE.sha256}})
+    guesser = cheap_rows(tokenizer)
+    guesser.examples = proved(artifact, grammar)  # the file is read when guesses first pay
+    artifact.proof.write_text("\n".join(map(json.dumps, [{"schema": "a header"}, *rows])))
+    user = "a fern please"
+    rule = wants(FREE, tokenizer, user, [call])
+    plain, _ = run(rule, FREE, tokenizer, user, None)
+    found, _ = run(rule, FREE, tokenizer, user, guesser)
+    assert found.token_ids == plain.token_ids
+    assert found.forward_passes <= 2 < plain.forward_passes
+    artifact.proof.write_text('[]\n["no", "object"]\n')
+    assert list(proved(artifact, grammar)) == []
+    artifact.proof.unlink()
+    assert list(proved(artifact, grammar)) == []
+    assert list(proved(Artifact(tmp_path, {}), grammar)) == []
 
 
 def test_habits_are_counted_in_requests(tokenizer: RouterTokenizer) -> None:

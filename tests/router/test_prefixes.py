@@ -210,6 +210,31 @@ def test_contexts_that_take_turns_are_kept(tokenizer: RouterTokenizer, kiwi: Too
     assert computed == [True, True, False, False, False]
 
 
+def test_contexts_are_kept_for_the_next_process(
+    artifact: Artifact, kiwi: Toolset, counted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many of them; of the same length all, and the tokens before them are not worth a file."""
+    from dataclasses import replace
+
+    from router import core
+
+    toolset = replace(unbound(kiwi), instruction="It is {date}. Call functions.", shown=("date",))
+    monkeypatch.setattr(core, "CONTEXTS", 2)
+    dates = [f"2026-03-1{n}" for n in range(3)]
+    found = []
+    for turn in range(2):
+        with Router.open(artifact.folder, toolset=toolset, threads=1) as router:
+            computed = []
+            for date in dates:
+                counted.clear()
+                context = {"date": date, **CONTEXT}
+                found.append(router.route("find email scripts", context, max_new_tokens=20).token_ids)
+                computed.append(max(counted) > 100)
+            assert computed == ([True, True, True] if turn == 0 else [False, False, True])
+        assert len(list((artifact.folder / FOLDER).iterdir())) == 2 + turn
+    assert found[:3] == found[3:]
+
+
 def test_an_artifact_that_is_copied_takes_its_prefixes_along(
     artifact: Artifact, tmp_path: Path, counted: list[int]
 ) -> None:

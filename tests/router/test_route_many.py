@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,7 +13,12 @@ from router.tokenizer import RouterTokenizer
 from router.toolset import Call, Toolset
 from runtimes.base import Batches, Logits
 from runtimes.errors import UserError
-from tests.fake import BatchModel, FakeModel, random_rule, scripted_rule
+from tests.fake import BatchModel, FakeBatch, FakeModel, random_rule, scripted_rule
+from tests.tiny import LIGHTS
+
+if TYPE_CHECKING:
+    from export.base import Checkpoint
+    from tests.exports import Maker
 
 CONTEXT = {"project_path": "."}
 
@@ -98,6 +104,48 @@ def test_lanes_in_which_something_broke_are_not_used_again(tokenizer: RouterToke
     assert batch.closed
     assert [r.calls for r in router.route_many(USERS, [CONTEXT] * len(USERS))] == wanted
     assert model.made is not batch
+
+
+@pytest.mark.parametrize(("room", "most"), [(150, 3), (60, 1), (8, 0)])
+def test_lanes_without_room_become_fewer(
+    tokenizer: RouterTokenizer, kiwi: Toolset, monkeypatch: pytest.MonkeyPatch, room: int, most: int
+) -> None:
+    """Down to one, and where one lane alone has no room, to the router's own sequence; the answers stay the same."""
+    model = model_of(tokenizer, kiwi)
+    assert isinstance(model, BatchModel)
+    router = Router(model, tokenizer, kiwi)
+    alone = [router.route(user, CONTEXT) for user in USERS]
+    monkeypatch.setattr(FakeBatch, "room", room)
+    together = router.route_many(USERS, [CONTEXT] * len(USERS), lanes=6)
+    assert [r.calls for r in together] == [r.calls for r in alone]
+    assert [r.token_ids for r in together] == [r.token_ids for r in alone]
+    batch = model.made
+    assert batch is not None and not batch.closed and {batch.position(lane) for lane in range(6)} == {batch.prefix}
+    assert (max(batch.sizes) if batch.sizes else 0) <= 6 and (batch.sizes[-1] if batch.sizes else 0) <= most
+    monkeypatch.setattr(FakeBatch, "room", None)
+    batch.sizes.clear()
+    router.route_many(USERS, [CONTEXT] * len(USERS), lanes=6)
+    assert max(batch.sizes) == 6, "the next call tries all of them"
+
+
+def test_llama_cpps_lanes_are_as_many_as_have_room(tiny: Checkpoint, exported: Maker) -> None:
+    """Requests so long that eight of them do not fit into the cells of eight lanes, nor the longest into all."""
+    pytest.importorskip("llama_cpp")
+    from runtimes import llama_cpp
+
+    users = [f"please {'kitchen hall ' * n}on" for n in (40, 1, 60, 30, 80, 2, 50, 45)]
+    tokenizer = RouterTokenizer.load(tiny.folder / "tokenizer.json")
+    model = llama_cpp.open_model(exported("gguf", "f32"), device="cpu", threads=1)
+    router = Router(model, tokenizer, LIGHTS)
+    alone = [router.route(user) for user in users]
+    model.context_length = 768  # what llama.cpp allots in multiples of 256
+    assert len(router.prefix_ids) + max(r.stats.request_tokens for r in alone) > 768
+    batch = model.batch(8, router.prefix_ids)
+    model.context_length = tiny.context_length
+    router._batch = batch
+    assert [r.token_ids for r in router.route_many(users)] == [r.token_ids for r in alone]
+    assert router._batch is batch
+    model.close()
 
 
 def test_without_batches_it_is_one_by_one(tokenizer: RouterTokenizer, kiwi: Toolset) -> None:

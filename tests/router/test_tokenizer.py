@@ -182,20 +182,20 @@ def test_positions_of_ids_count_characters_of_the_text(small: dict[str, RouterTo
     with pytest.raises(WireError) as caught:
         tokenizer.parse(ids)
     assert caught.value.position == tokenizer.decode(ids).index(",a:1") + 1
-    unknown = [*tokenizer.encode("<start_function_call>call:f{a:<escape>x"), tokenizer.raw.token_to_id("<unk>")]
+    unknown = [*tokenizer.encode("<start_function_call>call:f{a:<escape>x"), tokenizer.vocabulary.find("<unk>")]
     with pytest.raises(WireError, match="found <unk>"):
         tokenizer.parse(unknown)
 
 
 def test_broken_utf8_is_no_string(small: dict[str, RouterTokenizer]) -> None:
     tokenizer = small["functiongemma"]
-    escape, first = tokenizer.control_id("escape"), tokenizer.raw.token_to_id("<0xC3>")
+    escape, first = tokenizer.control_id("escape"), tokenizer.vocabulary.find("<0xC3>")
     start = tokenizer.encode("<start_function_call>call:f{a:<escape>x")
     with pytest.raises(WireError) as caught:
         tokenizer.parse([*start, first, escape, *tokenizer.encode("}<end_function_call>")])
     assert caught.value.position == len("<start_function_call>call:f{a:<escape>x")
     assert tokenizer.decode([*start, first]).endswith("x\ufffd")
-    second = tokenizer.raw.token_to_id("<0xB6>")
+    second = tokenizer.vocabulary.find("<0xB6>")
     whole = [*start, first, second, escape, *tokenizer.encode("}<end_function_call>")]
     assert tokenizer.parse(whole) == [Call("f", {"a": "xö"})]
 

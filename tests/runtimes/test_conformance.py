@@ -22,7 +22,7 @@ from export import exporter
 from export.base import Checkpoint, Quant
 from runtimes import runtime
 from runtimes.artifact import Artifact
-from runtimes.base import Logits, Model, Pass, Session
+from runtimes.base import Logits, Model, Pass, Session, Snapshots
 from runtimes.errors import SessionError, UserError
 from runtimes.shortlist import Shortlists
 from tests.exports import Maker, variants
@@ -260,6 +260,32 @@ def test_rows_that_a_pass_does_not_have(subject: Subject, rows: Any) -> None:
     with pytest.raises(SessionError, match="rows"):
         session.append(random_tokens(subject, 5, 23), rows=rows)
     assert session.position == 7
+
+
+def test_a_snapshot_is_the_cache(subject: Subject) -> None:
+    """What a runtime may offer besides, past the window; it does not keep what comes later."""
+    tokens = random_tokens(subject, 130, 26)
+    one, other = subject.model.session(), subject.model.session()
+    if not isinstance(one, Snapshots) or not isinstance(other, Snapshots):
+        pytest.skip("this runtime's caches cannot be kept")
+    nothing = one.snapshot()
+    one.append(tokens[:120])
+    data = one.snapshot()
+    one.append(tokens[120:])
+    other.append(tokens[:7])
+    other.restore(data)
+    assert other.position == 120
+    subject.check(other.append(tokens[120:], rows="all"), tokens, 120)
+    other.rewind(90)
+    subject.check(other.append([7]), [*tokens[:90], 7], 90)
+    other.restore(nothing)
+    assert other.position == 0
+    subject.check(other.append(tokens[:3]), tokens[:3], 2)
+    for wrong in (b"", b"none", data[: len(data) // 2]):
+        with pytest.raises(SessionError, match="restore") as raised:
+            other.restore(wrong)
+        assert other.position == 0 and "\n" not in str(raised.value)
+    subject.check(other.append(tokens[:3]), tokens[:3], 2)
 
 
 def test_the_whole_context(subject: Subject) -> None:

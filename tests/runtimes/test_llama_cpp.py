@@ -146,6 +146,104 @@ def test_the_default_context_is_capped(artifact: Artifact, monkeypatch: pytest.M
     model.close()
 
 
+@pytest.mark.parametrize("cut", [1, 250, 400])
+def test_a_context_grows_as_it_fills(model: llama_cpp.LlamaModel, monkeypatch: pytest.MonkeyPatch, cut: int) -> None:
+    """The same logits as from a context that was large enough; also rewound, and from a snapshot."""
+    tokens = tokens_of(700, 12)
+    small = model.session()
+    monkeypatch.setattr(llama_context, "AHEAD", 700)
+    large = model.session()
+    large.append(tokens[:cut])
+    assert large._cells >= 768
+    monkeypatch.setattr(llama_context, "AHEAD", 0)
+    small.append(tokens[:cut])
+    assert small._cells == 256 * -(-cut // 256)
+    for start, end in ((cut, cut + 40), (cut + 40, 690), (300, 310), (310, 700)):
+        for session in (small, large):
+            session.rewind(min(session.position, start))
+        want = large.append(tokens[start:end], rows="all")
+        np.testing.assert_allclose(small.append(tokens[start:end], rows="all"), want, atol=5e-3)
+    assert small._cells == 768
+    empty = model.session()
+    empty.restore(small.snapshot())
+    assert empty._cells == 768 and empty.position == 700
+    np.testing.assert_allclose(empty.append([5, 6]), large.append([5, 6]), atol=5e-3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rewinds_past_what_the_window_cache_holds(
+    model: llama_cpp.LlamaModel, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """A window of 64 in a cache of 256 cells, which wraps again and again: as from a cache that never does."""
+    chance = random.Random(seed)
+    plain = llama_context.context_parameters
+    monkeypatch.setattr(llama_context, "UBATCH", 64)
+    monkeypatch.setattr(llama_context, "AHEAD", 1000)
+    computed = counted(monkeypatch)
+    small = model.session()
+    small.append([1])
+
+    def full(*arguments: Any, **options: Any) -> Any:
+        params = plain(*arguments, **options)
+        params.swa_full = True
+        return params
+
+    monkeypatch.setattr(llama_cpp, "context_parameters", full)
+    large = model.session()
+    large.append([1])
+    prefix = tokens_of(300, seed)
+    again = 0
+    for session in (small, large):
+        session.append(prefix[1:])
+    for _ in range(14):
+        request = tokens_of(chance.choice([1, 7, 40, 130, 250, 600]), chance.randrange(1000))
+        want = large.append(request)
+        np.testing.assert_allclose(small.append(request), want, atol=5e-3)
+        target = chance.choice([300, 300, 300, 299, 301, chance.randint(1, 300)])
+        computed.decoded.clear()
+        for session in (large, small):
+            session.rewind(target)
+        again += bool(computed.decoded)
+        assert small.position == target == len(small._held)
+        assert computed.llama_memory_seq_pos_min(large.memory, 0) == 0
+        tail = tokens_of(2 + 300 - min(target, 300), chance.randrange(1000))
+        want = large.append(tail, rows="all")
+        np.testing.assert_allclose(small.append(tail, rows="all"), want, atol=5e-3)
+        if target >= 300:
+            for session in (large, small):
+                session.rewind(300)
+    assert 0 < again < 14, "some rewinds are done within the window's cache"
+
+
+def test_a_request_is_taken_back_without_computing(
+    model: llama_cpp.LlamaModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a router does, behind a prefix that does not fit into the window's cache."""
+    monkeypatch.setattr(llama_context, "UBATCH", 64)
+    calls = counted(monkeypatch)
+    session = model.session()
+    session.append(tokens_of(600, 1))
+    want = session.append([7, 8, 9], rows="all").copy()
+    calls.decoded.clear()
+    for turn in range(30):
+        session.rewind(600)
+        session.append(tokens_of(1 + 23 * turn % 120, turn))
+    session.rewind(600)
+    assert len(calls.decoded) == 30
+    np.testing.assert_allclose(session.append([7, 8, 9], rows="all"), want, atol=5e-3)
+
+
+def test_a_context_that_cannot_grow_stays(model: llama_cpp.LlamaModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, other = model.session(), model.session()
+    for one in (session, other):
+        one.append(tokens_of(20, 3))
+    monkeypatch.setattr(llama_cpp.LlamaSession, "_put", lambda self, state, position: False)
+    with pytest.raises(SessionError, match="larger context"):
+        session.append(tokens_of(600, 4))
+    assert session.position == 20
+    np.testing.assert_array_equal(session.append([7]), other.append([7]))
+
+
 # What a model says about itself, and files that are wrong
 
 
@@ -272,8 +370,7 @@ def test_the_bare_loop_does_what_a_session_does(
         calls.decoded.clear()
         loop()
         assert calls.decoded == [12, 1, 5]
-        inner._copy(-1, inner._row)
-        np.testing.assert_allclose(inner._row, want, atol=5e-3)
+        np.testing.assert_allclose(inner._view(-1, 1)[0], want, atol=5e-3)
     assert llama_native.native().llama_memory_seq_pos_max(inner.memory, 0) == 117
 
 
@@ -307,10 +404,25 @@ def test_one_sessions_logits_are_not_anothers(model: llama_cpp.LlamaModel) -> No
     np.testing.assert_array_equal(mine, kept)
 
 
+def test_a_context_is_freed_with_the_last_logits(model: llama_cpp.LlamaModel) -> None:
+    session = model.session()
+    logits = session.append([5, 6, 7], rows="all")
+    assert not logits.flags.owndata and logits.flags.writeable, "no copy"
+    assert session._handle is not None
+    finalizer, want = session._handle._free, logits.copy()
+    session.close()
+    assert finalizer.alive
+    np.testing.assert_array_equal(logits, want)
+    del logits
+    gc.collect()
+    assert not finalizer.alive
+
+
 def test_a_dropped_session_is_freed(model: llama_cpp.LlamaModel) -> None:
     session = model.session()
     session.append([5])
-    alive, finalizer = weakref.ref(session), session._free
+    assert session._handle is not None
+    alive, finalizer = weakref.ref(session), session._handle._free
     del session
     gc.collect()
     assert alive() is None

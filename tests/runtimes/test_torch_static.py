@@ -138,6 +138,23 @@ def test_growing_keeps_what_is_cached_and_captures_anew(
     assert capture.widths == [16] * 4, "room for 32, 64, 128 and 256 tokens"
 
 
+def test_a_snapshot_goes_into_buffers_that_stay(exported: Maker, opened: Opened) -> None:
+    """Also of a session whose buffers grow; what was captured over them goes on to hold."""
+    ids = tokens(150)
+    growing = torch_runtime.open_model(exported("safetensors", "fp32"), device="cpu", threads=1).session()
+    wanted = growing.append(ids, rows="all")
+    growing.rewind(120)
+    capture = Recorder()
+    session = opened(capture).session()
+    session.append(tokens(4, seed=2))
+    session.restore(growing.snapshot())
+    assert session.position == 120
+    assert np.abs(session.append(ids[120:124], rows="all") - wanted[120:124]).max() < TOLERANCE
+    assert (capture.widths, capture.replays) == ([4], 2)
+    growing.restore(session.snapshot())
+    assert np.abs(growing.append(ids[124:], rows="all") - wanted[124:]).max() < TOLERANCE
+
+
 def test_the_end_of_the_context_can_be_filled(exported: Maker, opened: Opened) -> None:
     """Rounding up goes past it, where nothing is read."""
     model = opened(Recorder())

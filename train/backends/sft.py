@@ -245,8 +245,9 @@ def processing_class(base: Path) -> PreTrainedTokenizerFast:
     for name in ("bos_token", "eos_token", "pad_token"):
         ids = getattr(config, f"{name}_id", None)
         first = ids[0] if isinstance(ids, list) else ids
-        if first is not None and tokenizer.raw.id_to_token(first) is not None:
-            special[name] = tokenizer.raw.id_to_token(first)
+        piece = None if first is None else tokenizer.vocabulary.piece(first)
+        if piece is not None:
+            special[name] = piece
     return PreTrainedTokenizerFast(tokenizer_file=str(base / "tokenizer.json"), **special)
 
 
