@@ -324,8 +324,8 @@ class Vocabulary:
             self._kept = frozenset(kept.tolist())
         else:
             own = RouterTokenizer.load(trimmed.tokenizer, wire)
-            pieces = [own.raw.id_to_token(i) for i in range(own.vocab_size)]
-            self._ids = [self._tokenizer.raw.token_to_id(piece) for piece in pieces]
+            pieces = [own.vocabulary.piece(i) for i in range(own.vocab_size)]
+            self._ids = [self._tokenizer.vocabulary.find(piece or "") for piece in pieces]
             self._kept = frozenset(self._ids)
         self.told = f"{len(self._kept):,} of {whole.vocab_size:,} tokens"
 

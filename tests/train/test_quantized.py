@@ -30,7 +30,7 @@ from tests.tiny import LIGHTS  # noqa: E402
 from tests.train.test_backends import CONFIG, DEV, LOOP, TRAIN, log, train_with  # noqa: E402
 from train.backends import availability  # noqa: E402
 from train.backends.blocks import FORMATS  # noqa: E402
-from train.backends.common import claim, peft_config  # noqa: E402
+from train.backends.common import peft_config  # noqa: E402
 from train.backends.packed import PackedCases  # noqa: E402
 from train.backends.quantized import fake_quantize, stored_as, train_under  # noqa: E402
 from train.loop import autocast, batch_loss, collate, use_packed_attention  # noqa: E402
@@ -310,25 +310,17 @@ def test_an_adapter_of_the_embedding_or_the_output_is_refused(tiny: Checkpoint, 
 @pytest.mark.parametrize("backend", ["trl", "unsloth", "mlx"])
 def test_other_backends_refuse_it(backend: str) -> None:
     device = availability.default_device(backend)
-    config = replace(CONFIG, backend=backend, quantize="q4_0", loop=replace(LOOP, device=device))
+    config = replace(CONFIG, backend=backend, quantize="q4_0", loop=replace(LOOP, device=device, precision="auto"))
     with pytest.raises(UserError, match=f"quantize: q4_0 is for backend packed, not {backend}; set quantize: none"):
         availability.check(config)
-
-
-def test_a_run_from_before_the_setting_goes_on_and_another_rounding_is_another_run(tmp_path: Path) -> None:
-    claim(tmp_path, CONFIG, LIGHTS, TRAIN)
-    assert "quantize" not in json.loads((tmp_path / "recipe.json").read_text())["config"]
-    claim(tmp_path, CONFIG, LIGHTS, TRAIN)
-    with pytest.raises(UserError, match="another configuration"):
-        claim(tmp_path, replace(CONFIG, quantize="q4_0"), LIGHTS, TRAIN)
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("quantize: q4_1", "quantize is 'q4_1'; there are none, q8_0, q4_0"),
-        ("quantize:", "quantize is None; there are none, q8_0, q4_0"),
-        ("quantize: q4_0\ndropout: 0.1", "quantize: q4_0 leaves no place for dropout; set dropout: 0"),
+        ("quantize: q4_1", "{file}: quantize is 'q4_1'; there are none, q8_0, q4_0"),
+        ("quantize:", "{file}: quantize: text (in quotes, if it looks like something else) is expected, not nothing"),
+        ("quantize: q4_0\ndropout: 0.1", "{file}: quantize: q4_0 leaves no place for dropout; set dropout: 0"),
         ("quantize: q4_0\nbackend: trl", "quantize: q4_0 is for backend packed, not trl; set quantize: none"),
     ],
 )
@@ -340,4 +332,4 @@ def test_what_cannot_be_is_told_in_one_line(
     file = tmp_path / "lora-x.yaml"
     file.write_text(f"toolset: kiwi\nrecipe: none.yaml\n{lines}\n")
     assert main(["train", "lora", str(file), "--base", "seed", "--out", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err == f"edgecall: {message}\n"
+    assert capsys.readouterr().err == f"edgecall: {message.format(file=file)}\n"
