@@ -33,12 +33,12 @@ def test_version(cli: Cli) -> None:
     [
         (
             ["dcotor"],
-            "unknown command 'dcotor'; there are doctor, data, train, export, verify, bench, route; "
+            "unknown command 'dcotor'; there are doctor, data, train, export, verify, inspect, bench, route; "
             "did you mean 'doctor'?",
         ),
         (
             ["frobnicate", "--help"],
-            "unknown command 'frobnicate'; there are doctor, data, train, export, verify, bench, route",
+            "unknown command 'frobnicate'; there are doctor, data, train, export, verify, inspect, bench, route",
         ),
         (["--frob"], "unrecognized arguments: --frob; see `edgecall --help`"),
         (["doctor", "--xml"], "unrecognized arguments: --xml; see `edgecall doctor --help`"),
