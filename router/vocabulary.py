@@ -68,8 +68,9 @@ class Vocabulary:
         """Ids are below this."""
         joints = "".join(re.escape(c) for c in (SPACE, *facts.joints))
         self._words = re.compile(f"(?<=[^{joints}])(?={SPACE})")
-        spelled = sorted(map(re.escape, facts.added), key=len, reverse=True)
-        self._added = re.compile(f"({'|'.join(spelled)})") if spelled else None
+        controls = [self.piece(token) or "" for token in facts.special]
+        spelled = sorted(map(re.escape, (*facts.added, *controls)), key=len, reverse=True)
+        self._added = re.compile("|".join(spelled)) if facts.added else None
         self._known: dict[str, tuple[int, ...]] = {}
         self._characters: dict[str, tuple[int, ...]] = {}
 
@@ -104,16 +105,26 @@ class Vocabulary:
         return {token: bytes([n]) for n, token in enumerate(self._bytes)}
 
     def encode(self, text: str) -> list[int]:
-        """Ids of text in which nothing is special. Raises `UnicodeEncodeError` for half a surrogate pair."""
+        """Ids of text in which nothing is special. Raises `UnicodeEncodeError` for half a surrogate pair.
+
+        The spelling of a control token is text like any other, but no added token begins within it.
+        """
         added = self.facts.added
         ids: list[int] = []
-        for part in (text,) if self._added is None else self._added.split(text):
-            if part in added:
-                ids.append(added[part])
-            elif part:
-                for word in self._words.split(part.replace(" ", SPACE)):
-                    ids += self._word(word)
+        start = 0
+        for found in () if self._added is None else self._added.finditer(text):
+            if (token := added.get(found[0])) is not None:
+                self._plain(text[start : found.start()], ids)
+                ids.append(token)
+                start = found.end()
+        self._plain(text[start:], ids)
         return ids
+
+    def _plain(self, text: str, ids: list[int]) -> None:
+        """Add the ids of text without added tokens."""
+        if text:
+            for word in self._words.split(text.replace(" ", SPACE)):
+                ids += self._word(word)
 
     def _word(self, word: str) -> tuple[int, ...]:
         known = self._known.get(word)

@@ -117,16 +117,18 @@ def uses_file(vocabulary: Vocabulary) -> bool:
 
 
 def test_added_tokens(both: Both) -> None:
-    """Text becomes those that are not special wherever it spells them, the longest first; special ones never."""
+    """Text becomes those that are not special wherever it spells them, the longest first; special ones never,
+    but what they spell is theirs."""
     spec = read_spec(both.path)
     size = both.ours.size
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
-    for n, content in enumerate(["<b>", "<b><i>", "  ", "☃", "fi#d"]):
-        spec["added_tokens"].append({"id": size + n, "content": content, **plain, "special": content == "☃"})
+    for n, content in enumerate(["<b>", "<b><i>", "  ", "☃", "fi#d", "☃☃f"]):
+        spec["added_tokens"].append({"id": size + n, "content": content, **plain, "special": "☃" in content})
     theirs, ours = Tokenizer.from_str(json.dumps(spec)), from_spec(spec, "t")
     theirs.encode_special_tokens = True
-    assert ours.size == theirs.get_vocab_size(with_added_tokens=True) == size + 5
-    for text in ["x<b><i>y<b>", "a   b  c", "fi#d fi final", "☃", "fi#d☃fi#d\n  \n", *random_texts(60, 1)]:
+    assert ours.size == theirs.get_vocab_size(with_added_tokens=True) == size + 6
+    texts = ["x<b><i>y<b>", "a   b  c", "fi#d fi final", "☃", "fi#d☃fi#d\n  \n", "☃☃fi#d ☃fi#d"]
+    for text in [*texts, *random_texts(60, 1)]:
         assert ours.encode(text) == theirs.encode(text, add_special_tokens=False).ids, text
     assert size + 4 in ours.encode("fi#d") and size + 3 not in ours.encode("☃")
 
