@@ -35,7 +35,7 @@ def small_recipe(folder: Path, **changes: Any) -> Path:
     }  # fmt: skip
     data = {
         "toolset": str(folder / "shed.yaml"), "seed": 5, "strict": True, "rows": {"train": 300, "dev": 60, "test": 40},
-        "several": {"share": 0.3, "patterns": ["lamp", "door"], "joiners": [" and ", "; "]},
+        "parallel": {"share": 0.3, "patterns": ["lamp", "door"], "joiners": [" and ", "; "]},
         "slots": {
             "room": {"kind": "digits", "train": ["room ###", "hall ##", "Über ##"], "test": ["cellar ###"]},
             "door": {"kind": "digits", "train": ["gate ##", "hatch #"], "test": ["portal ##"]},

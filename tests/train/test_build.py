@@ -94,7 +94,7 @@ def test_memory_does_not_grow_with_the_training_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_template_of_the_test_side_stops_a_build(tmp_path: Path, strict: bool) -> None:
     ways = patterns(["(dim|darken) {room}", "(fade|mute) {room}"], ["paint {room}"])
-    recipe = load_recipe(small_recipe(tmp_path, patterns=ways, several=None, strict=strict))
+    recipe = load_recipe(small_recipe(tmp_path, patterns=ways, parallel=None, strict=strict))
     (pattern,) = recipe.patterns
     both = {"train": pattern.templates["train"], "test": pattern.templates["test"] + pattern.templates["train"][1:]}
     held = replace(
@@ -109,7 +109,7 @@ def test_the_report_counts_what_training_gives_away(tmp_path: Path) -> None:
     ways = patterns(["please (light|dim) the {room} now and keep it so", "light {room}"], ["make {room} shine"])
     slots = {"room": {"kind": "digits", "train": ["den ##"], "test": ["east den ##"]}}
     path = small_recipe(
-        tmp_path, patterns=ways, slots=slots, several=None, strict=False, rows=dict.fromkeys(SPLITS, 60)
+        tmp_path, patterns=ways, slots=slots, parallel=None, strict=False, rows=dict.fromkeys(SPLITS, 60)
     )
     against = tmp_path / "against.jsonl"
     against.write_text(json.dumps(Case("a", "now please light the den 12 and keep it so").to_dict()) + "\n")
@@ -154,8 +154,8 @@ def test_a_held_out_wording_never_comes_through(tmp_path: Path, monkeypatch: pyt
     doors = patterns(["bolt {door}", "please seal {door}"], ["seal the {door}", "bar {door}"])
     doors[0].update(name="door", call="lock", arguments={"door": "{door}"})
     both = [*patterns(["light {room}"], ["brighten {room}"]), *doors]
-    several = {"share": 0.5, "patterns": ["p", "door"], "joiners": [" and "]}
-    recipe = load_recipe(small_recipe(tmp_path, patterns=both, several=several))
+    parallel = {"share": 0.5, "patterns": ["p", "door"], "joiners": [" and "]}
+    recipe = load_recipe(small_recipe(tmp_path, patterns=both, parallel=parallel))
     build_data(recipe, tmp_path / "out", [])
     train = load_cases(tmp_path / "out" / "train.jsonl")
     assert any(" and " in case.user for case in train)

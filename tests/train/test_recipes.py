@@ -59,6 +59,6 @@ def test_the_sides_share_no_request_and_no_template(path: Path) -> None:
     train = list(islice(rows(recipe, "train"), 3000))
     assert find_leaks(train, test) == []
     assert not {c.template for c in train} & {c.template for c in test}
-    several = sum(len(c.calls) > 1 for c in train)
-    assert several > 30 or recipe.several is None
+    parallel = sum(len(c.calls) > 1 for c in train)
+    assert parallel > 30 or recipe.parallel is None
     assert sum(not c.calls for c in train) > 0.08 * len(train)

@@ -74,8 +74,8 @@ def test_days_may_be_listed_and_every_other_key_must_be(tmp_path: Path) -> None:
 
 
 def test_requests_of_three(tmp_path: Path) -> None:
-    several = {"share": 0.5, "patterns": ["lamp", "door"], "joiners": [" and "], "calls": [2, 3]}
-    path = small_recipe(tmp_path, several=several)
+    parallel = {"share": 0.5, "patterns": ["lamp", "door"], "joiners": [" and "], "calls": [2, 3]}
+    path = small_recipe(tmp_path, parallel=parallel)
     (tmp_path / "shed.yaml").write_text(TOOLS.replace("max_calls: 2", "max_calls: 3"))
     for m in make(load_recipe(path), "train", range(200)):
         joined = m.case.user.lower().count(" and ") + 1
@@ -100,7 +100,7 @@ HARD = {
 
 
 def test_hard_requests_hold_values_that_are_not_meant(tmp_path: Path) -> None:
-    recipe = load_recipe(small_recipe(tmp_path, hard=HARD, several=None))
+    recipe = load_recipe(small_recipe(tmp_path, hard=HARD, parallel=None))
     rows = list(make(recipe, "train", range(300)))
     hard = [m for m in rows if m.case.bucket == "hard"]
     assert 0.35 < len(hard) / len(rows) < 0.65
@@ -122,9 +122,9 @@ def test_hard_requests_hold_values_that_are_not_meant(tmp_path: Path) -> None:
 
 
 def test_what_is_not_made_hard_is_said_as_without(tmp_path: Path) -> None:
-    plain = made(load_recipe(small_recipe(tmp_path, several=None)))
+    plain = made(load_recipe(small_recipe(tmp_path, parallel=None)))
     group = {"patterns": ["door"], "train": ["{this}, {room} stays"], "test": ["{this} unlike {room}"]}
-    both = made(load_recipe(small_recipe(tmp_path, several=None, hard={"share": 1, "groups": [group]})))
+    both = made(load_recipe(small_recipe(tmp_path, parallel=None, hard={"share": 1, "groups": [group]})))
     assert {c.bucket for c in both} == {"easy", "hard"}
     for before, after in zip(plain, both, strict=True):
         assert (before == after) == (after.bucket == "easy")
@@ -133,7 +133,7 @@ def test_what_is_not_made_hard_is_said_as_without(tmp_path: Path) -> None:
 def test_word_lists_of_other_names_are_slots(tmp_path: Path) -> None:
     words = {"train": {"colour": ["red", 7]}, "test": {"colour": ["blue"]}}
     ways = ["paint {room} {colour}"], ["varnish {room} {colour}"]
-    recipe = load_recipe(small_recipe(tmp_path, words=words, patterns=patterns(*ways), several=None))
+    recipe = load_recipe(small_recipe(tmp_path, words=words, patterns=patterns(*ways), parallel=None))
     assert {c.user.lower().rstrip("?!. ").split()[-1] for c in made(recipe, "test")} == {"blue"}
     with pytest.raises(UserError, match="pattern 'p': {topic} needs a list 'noun'"):
-        load_recipe(small_recipe(tmp_path, words=words, patterns=patterns(["{topic} {room}"], ways[1]), several=None))
+        load_recipe(small_recipe(tmp_path, words=words, patterns=patterns(["{topic} {room}"], ways[1]), parallel=None))

@@ -28,7 +28,7 @@ Split = Literal["train", "dev", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "dev", "test")
 
 _KEYS: Final = (
-    "toolset", "seed", "strict", "rows", "noise", "several", "hard", "context", "shared", "open_words", "macros",
+    "toolset", "seed", "strict", "rows", "noise", "parallel", "hard", "context", "shared", "open_words", "macros",
     "types", "modifiers", "words", "slots", "patterns", "corpora",
 )  # fmt: skip
 _PATTERN: Final = ("name", "weight", "call", "calls", "arguments", "modifiers", "types", "bucket", "train", "test")
@@ -58,7 +58,7 @@ class Pattern:
     types: tuple[str, ...]
     """Names of the types that ``{one}``, ``{many}`` and ``{type}`` may stand for; one is drawn per request."""
     bucket: str
-    """The cases' bucket; those of joined and of hard requests are ``several`` and ``hard``."""
+    """The cases' bucket; those of joined and of hard requests are ``parallel`` and ``hard``."""
     templates: dict[str, tuple[Template, ...]]
     """Side -> ways to say it; a side whose weight is 0 may have none."""
 
@@ -69,7 +69,7 @@ class Pattern:
 
 
 @dataclass(frozen=True)
-class Several:
+class Parallel:
     """Requests that are joined: how often, of which patterns, what joins them, and of how many one consists."""
 
     share: float
@@ -119,7 +119,7 @@ class Recipe:
     noise_rate: float
     noise_share: float
     slots: Slots
-    several: Several | None
+    parallel: Parallel | None
     strict: bool
     """No training row has a test row's wording, even where slots and stop words differ."""
     corpora: tuple[Corpus, ...] = ()
@@ -184,7 +184,7 @@ def _recipe(data: Any, path: Path, where: Where) -> Recipe:
         noise_rate=number(noise.get("rate", 0), "noise: rate", "noise", "rate", most=1),
         noise_share=number(noise.get("share", 0), "noise: share", "noise", "share", most=1),
         slots=read_slots(data.get("slots", {}), shared),
-        several=_several(data["several"]) if "several" in data else None,
+        parallel=_parallel(data["parallel"]) if "parallel" in data else None,
         strict=data.get("strict", False),
         corpora=read_corpora(data.get("corpora", [])),
         hard=_hard(data["hard"], where) if "hard" in data else None,
@@ -225,19 +225,22 @@ def _values(data: Any, key: str) -> dict[str, tuple[Any, ...]]:
     return {side: tuple(values) for side, values in sides.items()}
 
 
-def _several(data: Any) -> Several:
-    mapping(data, "several", ("share", "patterns", "joiners", "calls"), ("share", "patterns", "joiners"), "several")
+def _parallel(data: Any) -> Parallel:
+    mapping(data, "parallel", ("share", "patterns", "joiners", "calls"), ("share", "patterns", "joiners"), "parallel")
     calls = data.get("calls", [2])
-    expect(calls, list, "several: calls", "several", "calls")
+    expect(calls, list, "parallel: calls", "parallel", "calls")
     for count in calls:
-        expect(count, int, "several: calls", "several", "calls")
+        expect(count, int, "parallel: calls", "parallel", "calls")
     if not calls or min(calls) < 2:
-        raise Fault("several: calls: numbers from 2 are expected, such as [2, 3]", "several", "calls")
-    return Several(
-        number(data["share"], "several: share", "several", "share", most=1),
-        frozenset(texts(data["patterns"], "several: patterns", "several", "patterns")),
+        raise Fault("parallel: calls: numbers from 2 are expected, such as [2, 3]", "parallel", "calls")
+    return Parallel(
+        number(data["share"], "parallel: share", "parallel", "share", most=1),
+        frozenset(texts(data["patterns"], "parallel: patterns", "parallel", "patterns")),
         _some(
-            texts(data["joiners"], "several: joiners", "several", "joiners"), "several: joiners", "several", "joiners"
+            texts(data["joiners"], "parallel: joiners", "parallel", "joiners"),
+            "parallel: joiners",
+            "parallel",
+            "joiners",
         ),
         tuple(calls),
     )

@@ -282,15 +282,15 @@ def _balanced(text: str, what: str, *keys: str | int) -> None:
 
 
 def _joined(recipe: Recipe, names: set[str]) -> None:
-    if recipe.several is None:
+    if recipe.parallel is None:
         return
-    for name in sorted(recipe.several.patterns):
+    for name in sorted(recipe.parallel.patterns):
         if name not in names:
-            raise Fault(f"several: no pattern {name!r}{nearest(name, names)}", "several", "patterns")
-    joined = [len(p.calls) for p in recipe.patterns if p.name in recipe.several.patterns]
-    most = max(recipe.several.calls) * max(joined, default=0)
+            raise Fault(f"parallel: no pattern {name!r}{nearest(name, names)}", "parallel", "patterns")
+    joined = [len(p.calls) for p in recipe.patterns if p.name in recipe.parallel.patterns]
+    most = max(recipe.parallel.calls) * max(joined, default=0)
     if most > recipe.toolset.max_calls:
-        raise Fault(f"several: {_too_many(recipe, most)}", "several")
+        raise Fault(f"parallel: {_too_many(recipe, most)}", "parallel")
 
 
 def _too_many(recipe: Recipe, calls: int) -> str:

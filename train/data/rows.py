@@ -16,7 +16,7 @@ from runtimes.errors import UserError
 from train.data.corpora import corpus_cases
 from train.data.leakage import Sieve
 from train.data.phrasing import say, wording
-from train.data.recipe import Group, Pattern, Recipe, Several, Split
+from train.data.recipe import Group, Parallel, Pattern, Recipe, Split
 from train.data.recipe_check import OTHER, THIS
 from train.data.slots import WEEKDAYS, Side
 from train.data.templates import ARGUMENT, expand
@@ -112,9 +112,9 @@ class _Speaker:
         pattern = self._draw(recipe.patterns)
         self.context = _context(recipe, self.side, rng)
         said = self.say(pattern)
-        several, hard = recipe.several, recipe.hard
-        if several and pattern.name in several.patterns and rng.random() < several.share:
-            return self._joined(said, several), "several"
+        parallel, hard = recipe.parallel, recipe.hard
+        if parallel and pattern.name in parallel.patterns and rng.random() < parallel.share:
+            return self._joined(said, parallel), "parallel"
         group = hard.group(pattern.name) if hard else None
         if hard and group and rng.random() < hard.share:
             return self._framed(said, pattern, group), "hard"
@@ -123,14 +123,14 @@ class _Speaker:
     def _draw(self, patterns: Sequence[Pattern]) -> Pattern:
         return self.rng.choices(patterns, [p.weight[self.side] for p in patterns])[0]
 
-    def _joined(self, first: _Said, several: Several) -> _Said:
+    def _joined(self, first: _Said, parallel: Parallel) -> _Said:
         """Requests one after the other, and the calls of all."""
-        count = several.calls[0] if len(several.calls) == 1 else self.rng.choice(several.calls)
-        patterns = [p for p in self.recipe.patterns if p.name in several.patterns]
+        count = parallel.calls[0] if len(parallel.calls) == 1 else self.rng.choice(parallel.calls)
+        patterns = [p for p in self.recipe.patterns if p.name in parallel.patterns]
         said, parts, skeleton = [first], [*first.parts], first.skeleton
         for _ in range(count - 1):
             other = self._draw(patterns)
-            joiner = self.rng.choice(several.joiners)
+            joiner = self.rng.choice(parallel.joiners)
             said.append(self.say(other))
             parts += [(joiner, False), *said[-1].parts]
             skeleton += joiner + said[-1].skeleton
