@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.lift_sides import Side, right
+from bench.metrics import FIGURES
 from bench.records import MODES, Mode
 from bench.report import check_schema, stamp
 from bench.stats import Interval, paired, proportion_interval, wilson
@@ -19,7 +20,8 @@ from runtimes.errors import UserError
 
 SCHEMA: Final = "edgecall.lift/1"
 SCHEMA_FILE: Final = Path(__file__).with_name("lift.schema.json")
-METRICS: Final = ("exact", "tool")
+LISTED: Final = ("exact", "tool")
+"""The metrics whose won and lost cases are listed; figures there are of all of `bench.metrics.FIGURES`."""
 RESAMPLES: Final = 2000
 
 
@@ -58,7 +60,7 @@ def compare(base: Side, tuned: Side, suite: Suite | None, mode: Mode) -> dict[st
     def figures(ids: Sequence[str]) -> dict[str, Any]:
         clusters = [("template", templates[i]) if i in templates else ("case", i) for i in ids]
         out: dict[str, Any] = {"n": len(ids)}
-        for metric in METRICS:
+        for metric in FIGURES:
             out[metric] = figure([right(one[i], metric) for i in ids], [right(two[i], metric) for i in ids], clusters)
         return out
 
@@ -82,7 +84,7 @@ def compare(base: Side, tuned: Side, suite: Suite | None, mode: Mode) -> dict[st
                 "won": [entry(case) for case in common if right(two[case], metric) and not right(one[case], metric)],
                 "lost": [entry(case) for case in common if right(one[case], metric) and not right(two[case], metric)],
             }
-            for metric in METRICS
+            for metric in LISTED
         },
     }
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from bench.lift import METRICS
+from bench.lift import LISTED
+from bench.metrics import FIGURES
 from bench.page import code, section, suite_line, told_calls
 from bench.plot import save
 from bench.records import MODES
@@ -22,6 +23,8 @@ COLUMNS: Final = (
 )  # fmt: skip
 
 TITLES: Final = {"exact": "Calls exactly right", "tool": "Right tool"}
+FORM: Final = {"syntax_valid": "parses", "schema_valid": "keeps to the schema", "no_call": "calls if and only if"}
+"""Metrics in one table, from base to tuned."""
 HOW: Final = {"grammar": "with the grammar", "unconstrained": "without the grammar"}
 BASE, TUNED, BETTER, WORSE, OPEN = "#8a8f98", "#1f6fb4", "#2e8b57", "#c0392b", "#555555"
 
@@ -55,12 +58,15 @@ def verdict(report: dict[str, Any]) -> str:
 
 
 def tables(report: dict[str, Any], mode: str) -> list[Table]:
-    """A table for each metric of a mode, all cases first, then the buckets; none where the mode was not compared."""
+    """A table for each metric of a mode, all cases first, then the buckets; none where the mode was not compared.
+
+    The last table holds the metrics of form and whether there was a call at all.
+    """
     if report["modes"][mode] is None:
         return []
     columns = ("bucket", "n", "base (95% CI)", "tuned (95% CI)", "difference, points (95% CI)", "won", "lost", "p")
     out = []
-    for metric in METRICS:
+    for metric in LISTED:
         rows = []
         for scope, bucket, figures in _rows(report["modes"][mode]):
             figure = figures[metric]
@@ -77,6 +83,11 @@ def tables(report: dict[str, Any], mode: str) -> list[Table]:
                 )
             )
         out.append(Table(f"{TITLES[metric]}, {HOW[mode]}", columns, tuple(rows)))
+    form = [
+        (bucket or "all cases", str(figures["n"]), *(_change(figures[metric]) for metric in FORM))
+        for _, bucket, figures in _rows(report["modes"][mode])
+    ]
+    out.append(Table(f"Form, base to tuned, {HOW[mode]}", ("bucket", "n", *FORM.values()), tuple(form)))
     return out
 
 
@@ -87,7 +98,7 @@ def write_csv(report: dict[str, Any], path: Path) -> None:
         writer.writerow(COLUMNS)
         for mode in MODES:
             for scope, bucket, figures in _rows(report["modes"][mode]) if report["modes"][mode] else ():
-                for metric in METRICS:
+                for metric in FIGURES:
                     writer.writerow([mode, scope, bucket, metric, figures["n"], *_cells(figures[metric])])
 
 
@@ -107,7 +118,7 @@ def draw(report: dict[str, Any], path: Path) -> bool:
     figure, panels = plt.subplots(
         1, 4, figsize=(13, 1.9 + 0.42 * len(rows)), dpi=150, sharey=True, width_ratios=(3, 2, 3, 2)
     )
-    for metric, (shares, differences) in zip(METRICS, (panels[:2], panels[2:]), strict=True):
+    for metric, (shares, differences) in zip(LISTED, (panels[:2], panels[2:]), strict=True):
         for place, (_, _, figures) in zip(places, rows, strict=True):
             _accuracies(shares, place, figures[metric])
             _difference(differences, place, figures[metric])
@@ -142,6 +153,7 @@ _METHOD = """## How this was compared
 - Both models answered the same cases; only those that both answered count. Won: tuned alone is right; lost: base alone.
 - Shares: Wilson's interval. Differences: Newcombe's interval for paired shares (1998, method 10). Where cases share a
   template, whole templates are resampled instead (bootstrap), or counted where they all agree.
+- Form: an answer parses, keeps to the schema, and holds a call if and only if one is right; p where it is below 0.05.
 - p: exact McNemar test, two-sided, every case on its own: where templates are shared the interval is the better guide.
   It is not corrected for the number of buckets: up to one in twenty falls under 0.05 where nothing has changed."""
 
@@ -195,6 +207,11 @@ def _share(side: dict[str, Any]) -> str:
     return with_interval(side["share"], side["ci95"])
 
 
+def _change(figure: dict[str, Any]) -> str:
+    said = f"{percent(figure['base']['share'])} to {percent(figure['tuned']['share'])}"
+    return said if figure["p"] >= 0.05 else f"{said}, p = {figure['p']:.2g}"
+
+
 def _points(figure: dict[str, Any]) -> str:
     low, high = figure["difference_ci95"]
     return f"{100 * figure['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
@@ -213,7 +230,7 @@ def _difference(axes: Any, place: float, figure: dict[str, Any]) -> None:
 
 def _reach(rows: list[tuple[str, str, dict[str, Any]]]) -> tuple[float, float]:
     """Limits that hold every difference of both metrics, so that the two panels can be compared."""
-    ends = [end for _, _, figures in rows for metric in METRICS for end in figures[metric]["difference_ci95"]]
+    ends = [end for _, _, figures in rows for metric in LISTED for end in figures[metric]["difference_ci95"]]
     return min(-0.02, *ends) - 0.03, max(0.02, *ends) + 0.03
 
 

@@ -108,7 +108,7 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def right(line: dict[str, Any], metric: str) -> bool:
-    """Whether an answer, a line of ``samples.jsonl``, is right by `metric` (``exact``, ``tool``)."""
+    """Whether an answer, a line of ``samples.jsonl``, is right by `metric`, one of `bench.metrics.FIGURES`."""
     return bool(line["verdict"][metric])
 
 

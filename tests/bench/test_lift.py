@@ -180,6 +180,9 @@ def test_the_page_says_it(pair: tuple[Side, Side]) -> None:
     low, high = newcombe(66, 24, 4, 6)
     assert f"Exact with the grammar: 70.0% to 90.0% of 100 cases, +20.0 ({100 * low:+.1f} to {100 * high:+.1f})" in page
     assert "| all cases | 100 | 70.0% (60-78) | 90.0% (83-94) | +20.0" in page
+    # Odd numbers' other tool lacks a required parameter.
+    form = page[page.index("Form, base to tuned, with the grammar") :]
+    assert "| all cases | 100 | 100.0% to 100.0% | 85.0% to 95.0%, p = 0.013 | 100.0% to 100.0% |" in form
     assert "## Won: 24 cases" in page and "and 4 more in report.json" in page
     assert "- `c033` (hard) 'find email scripts 33'" in page
     assert page.index("with the grammar\n") < page.index("without the grammar\n")
@@ -217,7 +220,8 @@ def test_two_reports(kiwi: Toolset, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (out / "lift.png").read_bytes().startswith(b"\x89PNG")
     with (out / "lift.csv").open(newline="") as lines:
         rows = list(csv.DictReader(lines))
-    assert len(rows) == 2 * 3 * 2, "modes, all cases and two buckets, metrics"
+    assert len(rows) == 2 * 3 * 5, "modes, all cases and two buckets, metrics"
+    assert {row["metric"] for row in rows} == {"exact", "tool", "schema_valid", "syntax_valid", "no_call"}
     total = next(row for row in rows if (row["mode"], row["scope"], row["metric"]) == ("grammar", "overall", "exact"))
     assert (total["bucket"], total["n"], total["won"], total["lost"]) == ("", "100", "20", "0")
     assert float(total["difference"]) == pytest.approx(0.2)
