@@ -44,7 +44,7 @@ class Asked:
     toolset: Toolset
 
     @property
-    def service(self) -> str:
+    def right_tool(self) -> str:
         return self.case.calls[0].name if self.case.calls else "no call"
 
 
@@ -58,7 +58,7 @@ class Answer:
 def cases_of(folder: Path, split: str, *, wordings: str = "original", limit: int | None = None) -> list[Asked]:
     """An import's cases with their toolsets; of rewordings the original alone unless `wordings` is ``all``.
 
-    `limit` takes every k-th, so that all services stay. Raises `UserError` where there is none.
+    `limit` takes every k-th, so that all tools stay. Raises `UserError` where there is none.
     """
     if not (folder / f"{split}.jsonl").is_file():
         raise UserError(
@@ -139,7 +139,7 @@ def build(
     command: str,
     seconds: float,
 ) -> dict[str, Any]:
-    """The report: figures by mode, whole and by service (the gold's tool), intervals by request."""
+    """The report: figures by mode, whole and by the tool that is right (`by_bucket`), intervals by request."""
     manifest = open_artifact(artifact, check="sizes").manifest
     commit, dirty = git_state()
     # Rewordings of one request succeed and fail together.
@@ -181,7 +181,7 @@ def build(
 
 def _bucketed(one: Asked) -> Case:
     case = one.case
-    return Case(case.id, case.user, case.context, one.service.split(SEP)[0], case.calls, case.accept, case.template)
+    return Case(case.id, case.user, case.context, one.right_tool.split(SEP)[0], case.calls, case.accept, case.template)
 
 
 def _plain(calls: list[Call] | None) -> list[dict[str, Any]] | None:
@@ -224,7 +224,7 @@ def render(report: dict[str, Any]) -> str:
 
 
 def table(report: dict[str, Any]) -> Table:
-    """Shares whole and by service."""
+    """Shares whole and by the tool that is right."""
     found, free = report["modes"]["grammar"], report["modes"]["unconstrained"]
     rows = [("all", found, free)]
     rows += [(name, found["by_bucket"][name], free["by_bucket"][name]) for name in found["by_bucket"]]
@@ -232,7 +232,7 @@ def table(report: dict[str, Any]) -> Table:
         (name, str(a["n"]), _share(a, "exact"), _share(a, "tool"), percent(b["exact"]), percent(b["tool"]))
         for name, a, b in rows
     )
-    columns = ("service", "n", "exact (95% CI)", "tool (95% CI)", "free exact", "free tool")
+    columns = ("right tool", "n", "exact (95% CI)", "tool (95% CI)", "free exact", "free tool")
     return Table("Unseen declarations", columns, cells)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bench.screen import Screen
 
 FILES = (
-    ("unseen.md", "the figures by service and the misses, to read"),
+    ("unseen.md", "the figures by tool and the misses, to read"),
     ("report.json", "the same as data"),
     ("samples.jsonl", "every answer with its verdict"),
 )
@@ -75,7 +75,7 @@ def _parser() -> Parser:
     parser = Parser(
         "bench unseen",
         "Ask a model requests that bring their own tools, none of which it was trained on: shares with\n"
-        "intervals, whole and by service, with the grammar and without. The cases are an import's.",
+        "intervals, whole and by the tool that is right, with the grammar and without. The cases are an import's.",
         [
             "edgecall data import sgd corpora/sgd --out work/sgd",
             "bench unseen models/seed/base --data work/sgd --out out/unseen",

@@ -1,4 +1,4 @@
-"""`bench unseen`: requests that bring their own tools, judged, counted by service, written whole or not at all."""
+"""`bench unseen`: requests that bring their own tools, judged, counted by tool, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_cases_come_with_their_tools(data: Path) -> None:
         cases_of(data, "test")
 
 
-def test_figures_are_by_service_and_by_request(data: Path, tmp_path: Path, tiny: Checkpoint) -> None:
+def test_figures_are_by_tool_and_by_request(data: Path, tmp_path: Path, tiny: Checkpoint) -> None:
     artifact = exported(tiny, tmp_path)
     asked = cases_of(data, "dev", wordings="all")
     got: dict[str, dict[str, Answer]] = {"grammar": {}, "unconstrained": {}}
