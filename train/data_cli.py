@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser)
     build = verbs.add_parser(
         "build",
-        help="recipe -> train.jsonl, dev.jsonl, test.jsonl and report.json",
-        description="Build train.jsonl, dev.jsonl, test.jsonl and report.json from a recipe.",
+        help="recipe -> train.jsonl, dev.jsonl, test.jsonl, toolset and report.json",
+        description="Build train.jsonl, dev.jsonl, test.jsonl, toolset.json and report.json from a recipe.",
         examples=[
             "edgecall data build kiwi.yaml --out work/data --against configs/cases/kiwi/*.jsonl",
             "edgecall data build toolbox.yaml --out work/data --ray ray://head.example:10001",

@@ -26,7 +26,7 @@ from train.data.leakage import HeldOut, Sieve
 from train.data.recipe import Split, load_recipe
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
-FILES = {"train.jsonl", "dev.jsonl", "test.jsonl", "report.json"}
+FILES = {"train.jsonl", "dev.jsonl", "test.jsonl", "toolset.json", "report.json"}
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from router.cases import Case
-from router.toolset import Call
+from router.toolset import Call, to_dict
+from router.toolset_load import load_toolset
 from runtimes.errors import UserError
 from train.data.leak_counts import wording
-from train.data.report import quantiles
+from train.data.report import quantiles, source_of
 from train.data_cli import main
 
 
@@ -44,6 +45,7 @@ def test_rows_and_coverage_are_counted(tmp_path: Path, capsys: pytest.CaptureFix
     assert found["rows"] == 4
     assert found["by_tool"] == {"load": 3, "no call": 1}
     assert found["by_bucket"] == {"all": 3, "hard": 1}
+    assert found["by_source"] == {"(no name)": 4}
     assert found["repeated_requests"] == 1
     assert found["optional_given"] == {"load": {"source": 0.6667, "destination": 0.3333}}
     assert found["enum_values"]["load.source"] == {"project": 0, "user": 2, "registry": 0}
@@ -88,6 +90,38 @@ def test_a_file_is_trained_on_or_not(tmp_path: Path) -> None:
     path = str(write(tmp_path / "a.jsonl", [Case("1", "hello")]))
     with pytest.raises(UserError, match=r"a\.jsonl: given twice"):
         main(["report", "--train", path, "--test", path, "--toolset", "kiwi", "--out", str(tmp_path / "out")])
+
+
+def test_every_file_has_its_own_toolset_and_is_held_against_all_tests(tmp_path: Path) -> None:
+    built = [tmp_path / name for name in ("kiwi", "robot")]
+    for number, (folder, name) in enumerate(zip(built, ("kiwi", "toolbox"), strict=True)):
+        folder.mkdir()
+        (folder / "toolset.json").write_text(json.dumps(to_dict(load_toolset(name))))
+        call = (load("a"), Call("get_weather", {"city": "Rome"}))[number]
+        write(folder / "train.jsonl", [Case(f"{name}-train-00001", "open a in Rome", calls=(call,))])
+    tests = [write(tmp_path / f"{n}.jsonl", [Case(f"kiwi-hd-{n}", f"{n}", calls=(load("b"),))]) for n in "xy"]
+    files = ["--train", *(str(folder / "train.jsonl") for folder in built), "--test", *map(str, tests)]
+    assert main(["report", *files, "--toolset", "kiwi", "--out", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert found["toolsets"] == ["kiwi", "toolbox"] and len(found["leakage"]) == 4
+    assert [file["by_source"] for file in found["train"]] == [{"kiwi-train": 1}, {"toolbox-train": 1}]
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert text.startswith("# Data for kiwi, toolbox\n") and "| kiwi-hd-x | 0 | 0 | 1 | 0 |" in text
+    with pytest.raises(UserError, match=r"x\.jsonl: no toolset\.json .* say which with --toolset"):
+        main(["report", *files, "--out", str(tmp_path / "other")])
+
+
+@pytest.mark.parametrize(
+    ("case", "source"),
+    [
+        ("kiwi-train-00012", "kiwi-train"),
+        ("snips/train/Rate/0001", "snips"),
+        ("sgd/1_00000/02@v1", "sgd"),
+        ("7", "(no name)"),
+    ],
+)
+def test_where_a_case_is_from(case: str, source: str) -> None:
+    assert source_of(case) == source
 
 
 def test_wording_and_quantiles() -> None:

@@ -67,5 +67,7 @@ def test_a_leak_is_found(recipe) -> None:  # type: ignore[no-untyped-def]
 def test_build_writes_three_splits_and_a_report(recipe, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     small = type(recipe)(**{**recipe.__dict__, "rows": {"train": 200, "dev": 40, "test": 30}})
     report = build_data(small, tmp_path, [])
-    assert {p.name for p in tmp_path.iterdir()} == {"train.jsonl", "dev.jsonl", "test.jsonl", "report.json"}
+    names = {"train.jsonl", "dev.jsonl", "test.jsonl", "toolset.json", "report.json"}
+    assert {p.name for p in tmp_path.iterdir()} == names
+    assert load_toolset(tmp_path / "toolset.json").sha256 == recipe.toolset.sha256
     assert len(load_cases(tmp_path / "train.jsonl")) == report["train"]["rows"]  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""`edgecall data build`: a recipe's three splits and a report, in one pass, with memory for the test sides only."""
+"""`edgecall data build`: three splits, their toolset and a report, in one pass, with memory for the test sides only."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from router.cases import Case, load_cases
+from router.toolset import to_dict
 from runtimes.errors import UserError
 from train.data.blocks import Row, Source, made_here, to_row
 from train.data.formats import stream_cases
@@ -21,10 +22,11 @@ from train.data.rows import EARLIER, corpora_rows, rows
 from train.data.summary import Tally, origins
 
 REPORT: Final = "report.json"
+TOOLSET: Final = "toolset.json"
 
 
 def build_data(recipe: Recipe, out: Path, against: Sequence[Path], source: Source | None = None) -> dict[str, Any]:
-    """Write the three splits and ``report.json`` into the folder `out`; returns the report.
+    """Write the three splits, ``toolset.json`` and ``report.json`` into the folder `out`; returns the report.
 
     `source` makes the patterns' rows (default: this process); what is written does not depend on it. Memory holds
     requests of the test and validation sides and of `against`, the rows of public corpora, and the blocks on their way.
@@ -39,7 +41,7 @@ def build_data(recipe: Recipe, out: Path, against: Sequence[Path], source: Sourc
     loaded = {path: load_cases(path) for path in against}
     extra = [case for cases in loaded.values() for case in cases]
     names = {split: f"{split}.jsonl" for split in SPLITS}
-    with replacing_all(out, [*names.values(), REPORT]) as files:
+    with replacing_all(out, [*names.values(), TOOLSET, REPORT]) as files:
         held = HeldOut.of(extra)
         held.templates = {t.text: f"pattern {p.name}" for p in recipe.patterns for t in p.templates["test"]}
         groups = recipe.hard.groups if recipe.hard else ()
@@ -58,6 +60,7 @@ def build_data(recipe: Recipe, out: Path, against: Sequence[Path], source: Sourc
         report |= {split: build.counts[split].to_dict() for split in SPLITS}
         found = [*seekers.items(), *((seeker.path.name, seeker) for seeker in others)]
         report["leaks"] = [{"test": name, **seeker.found(Path("train.jsonl")).summary()} for name, seeker in found]
+        files[TOOLSET].write(json.dumps(to_dict(recipe.toolset), indent=1, ensure_ascii=False) + "\n")
         files[REPORT].write(json.dumps(report, indent=1) + "\n")
     return report
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from router.cases import Case
 from router.tokenizer import RouterTokenizer
@@ -15,6 +16,8 @@ from runtimes.errors import UserError
 from train.data.formats import stream_cases
 from train.data.importers.store import ToolsetLookup
 from train.data.leakage import normalised
+
+_NUMBER: Final = re.compile(r"[-_.:@~#]?\d.*$")
 
 
 @dataclass
@@ -26,6 +29,8 @@ class Contents:
     tools: Counter[str] = field(default_factory=Counter)
     """Rows by the tools that are called, joined by ``+``; ``no call`` without any."""
     buckets: Counter[str] = field(default_factory=Counter)
+    sources: Counter[str] = field(default_factory=Counter)
+    """Rows by `source_of` their ids."""
     request: Counter[int] = field(default_factory=Counter)
     """Rows by the tokens of the user's turn."""
     completion: Counter[int] = field(default_factory=Counter)
@@ -46,6 +51,7 @@ class Contents:
             "rows": self.rows,
             "by_tool": dict(sorted(self.tools.items())),
             "by_bucket": dict(sorted(self.buckets.items())),
+            "by_source": dict(sorted(self.sources.items())),
             "repeated_requests": self.repeated,
             "request_tokens": quantiles(self.request),
             "completion_tokens": quantiles(self.completion),
@@ -70,6 +76,7 @@ def contents(path: Path, toolset_of: ToolsetLookup, tokenizer: RouterTokenizer) 
         found.rows += 1
         found.tools["+".join(c.name for c in case.calls) or "no call"] += 1
         found.buckets[case.bucket] += 1
+        found.sources[source_of(case.id)] += 1
         found.request[len(tokenizer.behind_prefix(toolset, case.user, case.context))] += 1
         found.completion[len(tokenizer.completion_ids(list(case.calls)))] += 1
         key = hash(normalised(case.user))
@@ -100,6 +107,11 @@ def _count_calls(found: Contents, place: str, case: Case, toolset: Toolset) -> N
                 given[name] += 1
                 if schema.enum is not None:
                     found.values[f"{tool.name}.{name}"][str(call.arguments[name])] += 1
+
+
+def source_of(case: str) -> str:
+    """Where a case is from, by its id: ``kiwi-train`` of ``kiwi-train-00012``, ``snips`` of ``snips/train/0001``."""
+    return _NUMBER.sub("", case.split("/")[0]) or "(no name)"
 
 
 def quantiles(counts: Counter[int]) -> dict[str, int]:

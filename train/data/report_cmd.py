@@ -27,16 +27,22 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "report",
         help="counts, lengths, coverage and leakage of case files: Markdown and pictures",
-        description="Describe training and test files (rows by tool and bucket, lengths in tokens, how often optional\n"
-        "parameters and enum values occur, repeated requests) and count what training gives away of each test file.",
+        description="Describe training and test files (rows by tool, bucket and source, lengths in tokens, how often\n"
+        "optional parameters and enum values occur, repeated requests) and count what every training file gives away\n"
+        "of every test file.",
         examples=[
             "edgecall data report --train work/data/train.jsonl --test work/data/dev.jsonl work/data/test.jsonl"
-            " --toolset kiwi --out work/data/report",
+            " --out work/data/report",
+            "edgecall data report --train work/kiwi/train.jsonl work/toolbox/train.jsonl"
+            " --test requests.jsonl --toolset kiwi --out work/report",
         ],
     )
     parser.add_argument("--train", type=Path, nargs="+", required=True, help="files of cases that are trained on")
     parser.add_argument("--test", type=Path, nargs="*", default=[], help="files of cases that are not")
-    parser.add_argument("--toolset", required=True, help="a name, a file, or an import's toolsets.jsonl")
+    parser.add_argument(
+        "--toolset",
+        help="a name, a file, or an import's toolsets.jsonl, for files that no toolset.json or toolsets.jsonl lies beside",
+    )
     parser.add_argument("--model", default="seed", help="model whose tokenizer counts lengths (default: seed)")
     parser.add_argument("--out", type=Path, required=True, help="folder for report.md, report.json and pictures")
     parser.set_defaults(run=main)
@@ -48,14 +54,15 @@ def main(args: argparse.Namespace) -> int:
     if len(set(paths)) < len(paths):
         twice = next(p for p in paths if paths.count(p) > 1)
         raise UserError(f"{twice}: given twice; a file is either trained on or not")
-    toolset_of = toolset_lookup(args.toolset)
+    toolsets = {path: toolset_lookup(declared(path, args.toolset)) for path in paths}
     tokenizer = RouterTokenizer.load(locate(args.model, adapter="none").base / "tokenizer.json")
-    found = {path: contents(path, toolset_of, tokenizer) for path in paths}
+    found = {path: contents(path, toolsets[path], tokenizer) for path in paths}
+    names = list(dict.fromkeys(toolset.name for toolset in toolsets.values()))
     leaks = [leak for path in args.train for leak in leakage(path, args.test)]
     args.out.mkdir(parents=True, exist_ok=True)
     pictures = draw(found, args.out)
     data = {
-        "toolset": str(args.toolset),
+        "toolsets": names,
         "train": [found[path].to_dict() for path in args.train],
         "test": [found[path].to_dict() for path in args.test],
         "leakage": [leak.to_dict() for leak in leaks],
@@ -63,7 +70,7 @@ def main(args: argparse.Namespace) -> int:
     with replacing(args.out / "report.json") as file:
         file.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
     with replacing(args.out / "report.md") as file:
-        file.write(markdown(args.toolset, args.train, found, leaks, pictures))
+        file.write(markdown(", ".join(names), args.train, found, leaks, pictures))
     summary = {
         "rows": {str(path): c.rows for path, c in found.items()},
         "leakage": [
@@ -73,6 +80,16 @@ def main(args: argparse.Namespace) -> int:
     }
     print(json.dumps(summary, indent=1))
     return 0
+
+
+def declared(path: Path, other: str | None) -> Path | str:
+    """The toolset that lies beside a file of a build or an import, else `other`. Raises `UserError` without either."""
+    for name in ("toolsets.jsonl", "toolset.json"):
+        if (found := path.with_name(name)).is_file():
+            return found
+    if other is not None:
+        return other
+    raise UserError(f"{path}: no toolset.json or toolsets.jsonl lies beside it; say which with --toolset")
 
 
 def markdown(
@@ -107,7 +124,7 @@ def markdown(
             lines += ["", *_table(["kind", "test request", "training request, or template"], shown)]
     else:
         lines += ["No test files were given."]
-    for title, field in (("Rows by tool", "tools"), ("Rows by bucket", "buckets")):
+    for title, field in (("Rows by tool", "tools"), ("Rows by bucket", "buckets"), ("Rows by source", "sources")):
         names = sorted({name for c in found.values() for name in getattr(c, field)})
         lines += ["", f"## {title}", ""]
         lines += _table(

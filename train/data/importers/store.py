@@ -108,10 +108,12 @@ def read_import(folder: Path, split: Split) -> Iterator[tuple[Case, Toolset]]:
 
 
 class ToolsetLookup:
-    """Case id -> toolset: the same for all, or as assigned."""
+    """Case id -> toolset: the same for all, or as assigned. `name` is the one's, or that of all together."""
 
-    def __init__(self, default: Toolset | None, toolsets: dict[str, Toolset], assigned: dict[str, str]) -> None:
-        self.default, self.toolsets, self.assigned = default, toolsets, assigned
+    def __init__(
+        self, name: str, default: Toolset | None, toolsets: dict[str, Toolset], assigned: dict[str, str]
+    ) -> None:
+        self.name, self.default, self.toolsets, self.assigned = name, default, toolsets, assigned
 
     def __getitem__(self, case: str) -> Toolset:
         if self.default is not None:
@@ -126,7 +128,7 @@ class ToolsetLookup:
 def toolset_lookup(path: str | Path) -> ToolsetLookup:
     """The toolset of every case: a name, a file, or ``toolsets.jsonl`` with ``assigned.jsonl`` beside it."""
     if Path(path).suffix != ".jsonl":
-        return ToolsetLookup(load_toolset(path), {}, {})
+        return ToolsetLookup((one := load_toolset(path)).name, one, {}, {})
     built = (from_dict(data, place) for place, data in json_lines(Path(path)))
     toolsets = {toolset.name: toolset for toolset in built}
     assigned = {}
@@ -135,7 +137,7 @@ def toolset_lookup(path: str | Path) -> ToolsetLookup:
             assigned[line["case"]] = line["toolset"]
         except (KeyError, TypeError):
             raise UserError(f"{place}: a line has 'case' and 'toolset'; import the source again") from None
-    return ToolsetLookup(None, toolsets, assigned)
+    return ToolsetLookup(Path(path).resolve().parent.name, None, toolsets, assigned)
 
 
 def _first_pass(
