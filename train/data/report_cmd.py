@@ -41,7 +41,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--test", type=Path, nargs="*", default=[], help="files of cases that are not")
     parser.add_argument(
         "--toolset",
-        help="a name, a file, or an import's toolsets.jsonl, for files that no toolset.json or toolsets.jsonl lies beside",
+        help="for files without a toolset.json or toolsets.jsonl beside them: a name, or a file of either kind",
     )
     parser.add_argument("--model", default="seed", help="model whose tokenizer counts lengths (default: seed)")
     parser.add_argument("--out", type=Path, required=True, help="folder for report.md, report.json and pictures")
