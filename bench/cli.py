@@ -76,7 +76,7 @@ def all_runtimes(argv: list[str]) -> int:
     out = command.out_asked(options.out)
     effort = command.QUICK if options.quick else command.FULL
     settings = command.settings_asked(
-        options, "all-runtimes", argv, effort, budget="--budget", trim=trim_asked(options), cold=_cold(options)
+        options, "all-runtimes", argv, effort, trim=trim_asked(options), cold=_cold(options)
     )
     screen = command.screen_for(options.json)
     with command.ended_by_sigterm():
@@ -130,7 +130,7 @@ def _parser() -> Parser:
     )  # fmt: skip
     add_trim_options(parser)
     command.add_run_options(
-        parser, command.FULL, command.QUICK, budget="--budget",
+        parser, command.FULL, command.QUICK,
         fewer="a fixed part of the cases, one 32-bit and, where a default has it, one 8-bit variant of each",
     )  # fmt: skip
     return parser

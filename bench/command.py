@@ -62,12 +62,11 @@ def out_asked(given: str | None) -> Path | None:
 
 
 def settings_asked(
-    options: Namespace, command: str, argv: Sequence[str], effort: Effort = FULL, *, budget: str = "--budget-s",
-    **more: Any,
-) -> Settings:  # fmt: skip
+    options: Namespace, command: str, argv: Sequence[str], effort: Effort = FULL, **more: Any
+) -> Settings:
     """What `options` say of all that `Settings` knows, the rest as usual; `more` goes before both.
 
-    `budget` is the option whose value is `options.budget_s`. Raises `UserError` for a number that is not positive.
+    Raises `UserError` for a number that is not positive.
     """
     from bench.records import Settings
 
@@ -80,7 +79,7 @@ def settings_asked(
     known |= {
         "threads": positive(given.get("threads"), "--threads"),
         "requests": positive(given.get("requests"), "--requests") or effort.requests,
-        "budget_s": float(positive(given.get("budget_s"), budget) or effort.budget_s),
+        "budget_s": float(positive(given.get("budget"), "--budget") or effort.budget_s),
         "blocks": effort.blocks,
         "plugins": names(given.get("plugin")),
         "command": shlex.join(["bench", command, *argv]),
@@ -90,7 +89,7 @@ def settings_asked(
 
 def add_run_options(
     parser: Parser, full: Effort, quick: Effort | None = None, *, each: str = "of every run",
-    budget: str = "--budget-s", spent: str = "for everything", cache: str = "exports", plugins: str = "runtimes",
+    spent: str = "for everything", cache: str = "exports", plugins: str = "runtimes",
     fewer: str = "fewer requests, less time",
 ) -> None:  # fmt: skip
     """The options of whatever measures in blocks: effort, folders, order, output; ``--quick`` where there is a `quick`.
@@ -104,7 +103,7 @@ def add_run_options(
         requests, seconds = f"{requests}; {quick.requests} with --quick", f"{seconds}; {quick.budget_s} with --quick"
     add("--threads", type=int, metavar="N", help="threads of every run (default: half the cores, at most 8)")
     add("--requests", type=int, metavar="N", help=f"timed requests {each} (default: {requests})")
-    add(budget, dest="budget_s", type=int, metavar="S", help=f"time {spent}, seconds (default: {seconds})")
+    add("--budget", type=int, metavar="S", help=f"time {spent}, seconds (default: {seconds})")
     add("--out", metavar="DIR", help="where the report goes (default: out/bench/<time>-<commit>); must be new or empty")
     add("--cache", default="out/artifacts", metavar="DIR", help=f"where {cache} are kept (default: out/artifacts)")
     add("--seed", type=int, default=0, metavar="N", help="of the order of blocks and cases (default: 0)")

@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
         ask("tuned", options.tuned, options.tuned_adapter),
     )
     settings = settings_asked(
-        options, "lift", argv, budget="--budget", toolset=options.toolset or toolset_of(asked),
+        options, "lift", argv, toolset=options.toolset or toolset_of(asked),
         suite=options.suite or "",
         threads=positive(options.threads, "--threads") or default_threads(),
     )  # fmt: skip
@@ -81,7 +81,7 @@ def _parser() -> Parser:
     add("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, metal, ... (default: auto)")
     add("--threads", type=int, metavar="N", help="threads of the runtime (default: half the cores, at most 8)")
     seconds = f"time for the answers of both, seconds (default: {FULL.budget_s})"
-    add("--budget", dest="budget_s", type=int, metavar="S", help=seconds)
+    add("--budget", type=int, metavar="S", help=seconds)
     add("--out", required=True, metavar="DIR", help="where the comparison goes; must be new or empty")
     add("--cache", default="out/artifacts", metavar="DIR", help="where exports are kept (default: out/artifacts)")
     add("--plugin", metavar="MODULE,...", help="modules imported first, to register runtimes of your own")

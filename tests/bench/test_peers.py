@@ -100,7 +100,7 @@ def test_peers_open_what_was_chosen_of_their_format() -> None:
         (["peers", "seed", "--baseline", "gguf-q4_0"], "--baseline: 'gguf-q4_0' is none of the contenders gguf-q8_0"),
         (["peers", "seed", "--llama-server", "no/where"], "--llama-server no/where: no such file"),
         (["peers", "seed", "--threads", "0"], "--threads: 0 is not positive"),
-        (["peers", "seed", "--budget-s", "-1"], "--budget-s: -1 is not positive"),
+        (["peers", "seed", "--budget", "-1"], "--budget: -1 is not positive"),
         (["peers", "seed", "--suite", "nightly"], "unknown suite 'nightly'"),
         (["peers", "seed", "--cases", "none.jsonl"], "none.jsonl: no such case file"),
         (["peers", "seed", "--toolset", "kiwy"], "unknown toolset 'kiwy'"),
@@ -486,7 +486,7 @@ def test_the_command(
 
     monkeypatch.setattr(bench.peers, "peers", run)
     (tmp_path / "peers.json").write_text("{}")
-    argv = "peers m --toolset t.yaml --suite release --peers a,b --variants x --threads 2 --quick --budget-s 9".split()
+    argv = "peers m --toolset t.yaml --suite release --peers a,b --variants x --threads 2 --quick --budget 9".split()
     argv += ["--out", str(tmp_path / "new"), "--llama-server", "s", "--baseline", "x"]
     assert main(argv) == 1, "one contender failed"
     text = capsys.readouterr().out
