@@ -141,6 +141,17 @@ def test_word_vectors_that_the_base_began_with_are_named(model: Path, report: Pa
     assert said in text_of(model, report)
 
 
+def test_which_rows_chose_the_checkpoints(model: Path, report: Path) -> None:
+    assert "Checkpoints were chosen" not in text_of(model, report), "the stages do not say it"
+    stages = model / "base" / "stages.json"
+    edit(stages, lambda d: [stage.update(validation_rows="held_out") for stage in d["stages"]])
+    assert "\nCheckpoints were chosen by rows that were withheld from training.\n" in text_of(model, report)
+    edit(stages, lambda d: d["stages"][1].update(validation_rows="development"))
+    said = text_of(model, report)
+    assert "withheld from training (in `language`); by the corpora's development rows, of which figures are " in said
+    assert "given as well (in `tools`)." in said
+
+
 def test_every_section_says_what_the_files_say(model: Path, report: Path) -> None:
     (model / "card.yaml").write_text("license: apache-2.0\nlanguage: en\nabout: What it is.\nlimits: Not for pilots.\n")
     text = text_of(model, report)

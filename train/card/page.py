@@ -20,6 +20,11 @@ from train.card.measured import percent, where
 from train.data.texts import LICENCES
 
 MARK: Final = "<!-- Made by `edgecall train card` from what the runs left and from card.yaml: do not edit. -->"
+CHOSEN: Final = {
+    "held_out": "rows that were withheld from training",
+    "development": "the corpora's development rows, of which figures are given as well",
+}
+"""What a stage's ``validation_rows`` mean (`train.held_out`)."""
 
 
 def write_card(
@@ -88,11 +93,22 @@ def _base(base: Base, place: Path) -> list[str]:
         "## How the base was trained",
         tables.stages(base),
         _vectors(base.stages.get("vectors")),
+        _chosen(base.stages["stages"]),
         "Blocks are tool declarations with requests; `synthetic`, `invented` and `matching` ones are made up, tools "
         "and all. Losses of text are per token, of blocks per completion token.",
         tables.sources(list(found), found, kinds) if found or kinds else "",
         _pictures(base.pictures, "Loss of the base", place),
     ]
+
+
+def _chosen(stages: Sequence[dict[str, Any]]) -> str:
+    """Which rows chose the checkpoints, where the stages say it."""
+    found: dict[str, list[str]] = {}
+    for stage in stages:
+        if (rows := stage.get("validation_rows")) in CHOSEN:
+            found.setdefault(CHOSEN[rows], []).append(f"`{stage['name']}`")
+    parts = [f"{rows} (in {', '.join(names)})" if len(found) > 1 else rows for rows, names in found.items()]
+    return f"Checkpoints were chosen by {'; by '.join(parts)}." if parts else ""
 
 
 def _vectors(vectors: dict[str, Any] | None) -> str:
