@@ -123,7 +123,7 @@ def test_the_files_are_the_same(tmp_path: Path, cluster: Cluster, cpus: int) -> 
     assert not cluster.joined
     assert main(["data", "build", str(path), "--out", str(tmp_path / "ray"), "--ray", "auto"]) == 0
     assert content(tmp_path / "ray") == content(tmp_path / "here")
-    assert len(content(tmp_path / "ray")) == 4
+    assert len(content(tmp_path / "ray")) == 5
     assert (len(cluster.joined), cluster.left, len(cluster.stored)) == (1, 1, 1)  # the recipe is sent once
     assert len(cluster.ran) == 4 + 6 + 28 and not cluster.pending and not cluster.results
     assert cluster.ran != sorted(cluster.ran) or cpus == 0  # they did come out of order
