@@ -13,7 +13,7 @@ from export.checkpoint import locate
 from router.toolset_load import load_toolset
 
 MODELS = Path(__file__).parents[1] / "models"
-ADAPTERS = sorted(MODELS.glob("seed/adapter-*"))
+ADAPTERS = sorted(MODELS.rglob("adapter-*/"))
 MOST = 60_000_000
 """Bytes of base, tokenizer and adapters together."""
 
@@ -24,7 +24,7 @@ def test_the_seed_router_is_small() -> None:
         assert sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys()) <= 16_000_000
 
 
-@pytest.mark.parametrize("folder", ADAPTERS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", ADAPTERS, ids=lambda folder: folder.relative_to(MODELS).as_posix())
 def test_an_adapter_belongs_to_its_toolset(folder: Path) -> None:
     training = json.loads((folder / "training.json").read_text())
     data = json.loads((folder / "data.json").read_text())
