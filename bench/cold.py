@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from bench.process import LOADING_S, environment
 from bench.stats import percentile
-from export.proof_requests import sample_context
+from router.known import sample_context
 from router.toolset import Toolset
 from runtimes.errors import UserError
 

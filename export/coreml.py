@@ -119,8 +119,9 @@ def samples(
     """The cache's capacity, and what a float16 package's ranges are measured on: `cases`, or requests in the toolset's
     own words, and as the last random tokens past the sliding window. Raises `UserError` for what does not fit."""
     from export.coreml_record import random_tokens, rendered
-    from export.proof_requests import default_requests, sample_context
+    from export.proof_requests import default_requests
     from router.cases import Case
+    from router.known import sample_context
 
     if not cases:
         context = sample_context(toolset)

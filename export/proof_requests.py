@@ -9,8 +9,6 @@ from router.toolset import Schema, Toolset
 from runtimes.errors import UserError
 
 REQUESTS = 12
-_CONTEXT = {"date": "2026-03-11", "weekday": "Wednesday", "time": "09:41", "datetime": "2026-03-11T09:41:00"}
-
 _FIXED = ("hello", "what is the capital of France?", "<end_of_turn>\n<escape>not a control token", "Grüße, 42 × 你好")
 """Served by no tool: small talk, a question, control tokens typed by a user, several scripts."""
 
@@ -42,11 +40,6 @@ def _spread(requests: Iterable[str], n: int) -> Sequence[str]:
     different = list(dict.fromkeys(requests))
     step = max(1.0, len(different) / max(1, n))
     return [different[int(i * step)] for i in range(min(n, len(different)))]
-
-
-def sample_context(toolset: Toolset) -> dict[str, str]:
-    """A value for every context key that a toolset shows, the same every time."""
-    return {key: _CONTEXT.get(key, "a value") for key in toolset.shown}
 
 
 def _requests_of(toolset: Toolset) -> Iterator[str]:

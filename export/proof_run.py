@@ -12,11 +12,11 @@ import numpy as np
 from export.base import Checkpoint
 from export.proof_file import Decision, Row
 from export.proof_probe import Probe, make_probe, probe_error, probe_logits
-from export.proof_requests import sample_context
 from export.trim_record import recorded_trim
 from router.cases import same_calls
 from router.decode import decode
 from router.grammar import Grammar
+from router.known import sample_context
 from router.tokenizer import RouterTokenizer
 from router.toolset import Call, Toolset
 from router.wire import WireError, wire_format
@@ -169,12 +169,13 @@ class _Decoder:
 
     def decode(self, request: str) -> _Decoded:
         """What the router makes of `request`, its prefix being in the cache."""
-        ids = self.tokenizer.behind_prefix(self.toolset, request, sample_context(self.toolset))
+        context = sample_context(self.toolset)
+        ids = self.tokenizer.behind_prefix(self.toolset, request, context)
         room = self.context_length - len(self.prefix) - len(ids)
         if room < 1:
             raise UserError(f"the request {request[:60]!r} does not fit the context of {self.context_length} tokens")
         self.keep_prefix()
-        matcher = self.grammar.matcher(request)
+        matcher = self.grammar.matcher(request, context)
         found = decode(self.session, ids, matcher, max_new_tokens=min(room, LONGEST), record=True)
         prompt = (*self.prefix, *ids)
         decisions = tuple((d.position - len(prompt), d.margin) for d in found.decisions or ())

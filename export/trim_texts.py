@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from export.proof_requests import sample_context
+from router.known import sample_context
 from router.render import render_completion, render_prefix, render_responses, render_suffix, user_turn
 from router.toolset import MISSING, Call, Schema, Toolset
 from router.wire_format import WireError, WireFormat

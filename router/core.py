@@ -169,7 +169,7 @@ class Router:
         with self._lock:
             self._open()
             self._keep(shown)
-            decoded, matching = self._decode(user, request, grammar, max_new_tokens, record)
+            decoded, matching = self._decode(user, context or {}, request, grammar, max_new_tokens, record)
         result = self._result(decoded, bound, len(shown), len(request), grammar, tokenized, matching)
         return replace(result, stats=replace(result.stats, total_ms=(perf_counter() - begun) * 1e3))
 
@@ -210,8 +210,8 @@ class Router:
             self._open()
             batch = self._lanes(model, min(lanes, max(LANES, len(users))))
             jobs = (
-                Job(request, self.grammar.matcher(user) if grammar else None)
-                for user, (_, request, _) in zip(users, prepared, strict=True)
+                Job(request, self.grammar.matcher(user, context) if grammar else None)
+                for user, context, (_, request, _) in zip(users, contexts, prepared, strict=True)
             )
             results: list[RouteResult | None] = [None] * len(users)
             try:
@@ -240,7 +240,7 @@ class Router:
             self._open()
             for _ in range(requests):
                 self._keep(self._shown)
-                self._decode(WARM_UP, request, True, WARM_UP_TOKENS, False)
+                self._decode(WARM_UP, {}, request, True, WARM_UP_TOKENS, False)
 
     def close(self) -> None:
         """Free the model (if the router opened it). Closing twice is fine."""
@@ -311,7 +311,9 @@ class Router:
             if files is not None:
                 files.keep(self.prefix_ids, session)
 
-    def _decode(self, user: str, request: list[int], grammar: bool, limit: int, record: bool) -> tuple[Decoded, float]:
+    def _decode(
+        self, user: str, context: Mapping[str, Any], request: list[int], grammar: bool, limit: int, record: bool
+    ) -> tuple[Decoded, float]:
         """Decode and leave in the cache what was there before. Also the seconds that the matcher took."""
         session = self._session
         kept = session.position
@@ -323,7 +325,7 @@ class Router:
                 return decode_free(
                     session, request, stops, context_length=room, max_new_tokens=limit, record=record
                 ), 0.0  # fmt: skip
-            matcher = self.grammar.matcher(user)
+            matcher = self.grammar.matcher(user, context)
             matching = perf_counter() - begun
             guesser = self._guesser
             guide = None if guesser is None else guesser.begin(user, request)

@@ -12,10 +12,14 @@ decoder's limit, with an error, `router.productions` says.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
+from datetime import date
 from functools import cached_property
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 
@@ -71,9 +75,10 @@ class Grammar:
         lark = lark_text(rules, tokenizer)
         return cls(toolset, tokenizer, lark, rules.copies, rules.loose, {frozenset(): _compile(lark, tokenizer)})
 
-    def matcher(self, user: str) -> Matcher:
-        """A walk through the grammar for one request."""
-        request = Request(user.strip() if self.copies else "", self.tokenizer.wire)
+    def matcher(self, user: str, context: Mapping[str, Any] = MappingProxyType({})) -> Matcher:
+        """A walk through the grammar for one request. Its days are counted from the context's ``date`` (ISO 8601)."""
+        today = _day(context.get("date")) if self.copies else None
+        request = Request(user.strip() if self.copies else "", self.tokenizer.wire, today)
         barred = frozenset(n for n, kind in enumerate(self.copies) if not request.offers(kind))
         if barred not in self._compiled:
             lark = lark_text(productions(self.toolset, self.tokenizer.wire, barred), self.tokenizer)
@@ -171,6 +176,12 @@ class Matcher:
         if not self.take(token):
             self._walk.check()
             raise GrammarError(f"the grammar does not allow the token {token}")
+
+
+def _day(said: object) -> date | None:
+    with suppress(ValueError):
+        return date.fromisoformat(str(said))
+    return None
 
 
 def lark_text(rules: Productions, tokenizer: RouterTokenizer) -> str:

@@ -16,6 +16,13 @@ from runtimes.artifact import Artifact
 MOST: Final = 256
 """Strings, or requests."""
 
+_CONTEXT: Final = {"date": "2026-03-11", "weekday": "Wednesday", "time": "09:41", "datetime": "2026-03-11T09:41:00"}
+
+
+def sample_context(toolset: Toolset) -> dict[str, str]:
+    """A value for every context key that a toolset shows, the same every time; what artifacts are proved with."""
+    return {key: _CONTEXT.get(key, "a value") for key in toolset.shown}
+
 
 def listed_strings(toolset: Toolset) -> tuple[str, ...]:
     """Enumerated values, defaults, and what may stand besides the request's words, of all parameters; each once.
@@ -42,4 +49,5 @@ def proved(artifact: Artifact, grammar: Grammar) -> Iterator[Example]:
         for line in islice(lines, 1, MOST + 1):
             row = json.loads(line)
             if "request" in row:
-                yield grammar.matcher(row["request"]), row["request"], [int(token) for token in row["completion"]]
+                matcher = grammar.matcher(row["request"], sample_context(grammar.toolset))
+                yield matcher, row["request"], [int(token) for token in row["completion"]]

@@ -16,7 +16,9 @@ model that never ends one is stopped by the decoder's limit, with an error.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
 from router.expressions import (
     NONE,
@@ -50,7 +52,7 @@ from router.patterns import search, whole
 from router.ranges import integer_bounds, integers, number_bounds, numbers
 from router.regular import ANY, Node, but, never, nonempty, other_than, repeat
 from router.request import SpanKind
-from router.toolset import MISSING, Schema, Tool, Toolset
+from router.toolset import MISSING, MOMENTS, Schema, Tool, Toolset
 from router.wire import WireFormat, render_value
 from runtimes.errors import UserError
 
@@ -78,6 +80,10 @@ def productions(
     that need such an argument. `free_length` bounds the strings within free-form values (characters; None: no bound).
     """
     return _Builder(wire, barred, free_length).build(toolset)
+
+
+_ANY_COPY: Final = SpanKind(copying="span_or_name")
+"""What strings within a free-form object are copied as."""
 
 
 class Impossible(Exception):
@@ -134,10 +140,12 @@ class _Builder:
         *,
         additional: int,
         most: int | None = None,
+        copied: bool = False,
     ) -> Expression:
         """An object; `additional` is how deep the values of further keys may be nested (0: no further keys), `most`
-        how many keys it may have in all (None: all that are declared, and `FREE_KEYS` more)."""
-        further = self.pair(properties, additional) if additional else None
+        how many keys it may have in all (None: all that are declared, and `FREE_KEYS` more); the strings in further
+        values are `copied` from the request or free."""
+        further = self.pair(properties, additional, copied) if additional else None
         members: list[tuple[Expression, bool]] = []
         for name in sorted(properties, key=str.lower):
             schema = properties[name]
@@ -154,22 +162,24 @@ class _Builder:
         spare = 0 if further is None else FREE_KEYS if most is None else min(most, MOST_KEYS)
         return seq(Text("{"), listed(members, further, spare, most, self.rule), Text("}"))
 
-    def pair(self, declared: Mapping[str, Schema], depth: int) -> Expression:
+    def pair(self, declared: Mapping[str, Schema], depth: int, copied: bool) -> Expression:
         """A key that is not declared, and a value of any kind."""
         others = (other_than(sorted(declared)),) if declared else ()
         key = Language((free_key(self.wire), *others), open=True)
-        return self.rule(seq(Word(key), Text(":"), self.anything(depth - 1)))
+        return self.rule(seq(Word(key), Text(":"), self.anything(depth - 1, copied)))
 
-    def anything(self, depth: int) -> Expression:
-        """A value of any kind; `depth` levels of lists and objects."""
+    def anything(self, depth: int, copied: bool = False) -> Expression:
+        """A value of any kind; `depth` levels of lists and objects. Strings are `copied` from the request, or free."""
         scalars: list[Expression] = [
-            self.string(self.free_string),
             Word(Language((numbers(None, None),))),
             *(Text(word) for word in ("true", "false", "null")),
         ]
+        with suppress(Impossible):
+            text = self.span(_ANY_COPY, self.free_string) if copied else self.string(self.free_string)
+            scalars.insert(0, text)
         if depth > 0:
-            scalars.append(self.array(self.anything(depth - 1), 0, FREE_ITEMS))
-            scalars.append(self.members_of({}, (), additional=depth))
+            scalars.append(self.array(self.anything(depth - 1, copied), 0, FREE_ITEMS))
+            scalars.append(self.members_of({}, (), additional=depth, copied=copied))
         return self.rule(choice(*scalars))
 
     def value(self, schema: Schema) -> Expression:
@@ -195,7 +205,10 @@ class _Builder:
                 return self.array(item, low, max(low, MAX_ITEMS) if schema.max_items is None else schema.max_items)
             case "object":
                 depth = FREE_DEPTH if schema.additional else 0
-                return self.members_of(schema.properties, schema.required, additional=depth, most=schema.max_properties)
+                return self.members_of(
+                    schema.properties, schema.required, additional=depth, most=schema.max_properties,
+                    copied=schema.copy is not None,
+                )  # fmt: skip
 
     def enum(self, values: Sequence[object]) -> Expression:
         """One of `values`, as they are rendered."""
@@ -239,11 +252,22 @@ class _Builder:
 
     def copy(self, schema: Schema) -> Expression:
         kind = SpanKind(schema.min_length or 0, schema.max_length, schema.copy or "span", schema.also)
+        self.loose = self.loose or schema.pattern is not None or schema.format is not None
+        language = self.string_language(schema)
+        try:
+            return self.span(kind, language)
+        except Impossible:
+            if kind.copying in MOMENTS:
+                return self.string(language)
+            raise
+
+    def span(self, kind: SpanKind, language: Language) -> Expression:
+        """What is copied, of which all `language` holds. Raises `Impossible` where the request has none of its kind."""
         number = self.copies.setdefault(kind, len(self.copies))
         if number in self.barred:
             raise Impossible
         escape = Control(self.wire.escape)
-        return seq(escape, Copy(number, self.string_language(schema)), escape)
+        return seq(escape, Copy(number, language), escape)
 
     def array(self, item: Expression, low: int, high: int) -> Expression:
         if high == 0:

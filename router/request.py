@@ -1,10 +1,13 @@
-"""What a string may copy from a request: its spans as they stand, its words in their order, or its names in snake case.
+"""What a string may copy from a request: its spans as they stand, its words in their order, its names in snake case, or
+the days and times that its words may mean (`router.dates`).
 
-A span is a run of chunks (`chunks`), so it begins and ends with whole words, has no space at its ends and is not empty.
+A span is a run of chunks (`chunks`), so it begins and ends with whole words or addresses, has no space at its ends and
+is not empty.
 Words are one span or several, in the request's order, with a space between them ("a call on Friday with Jonas" has
 "a call with Jonas").
-A name is a span without white space as it stands ("fetch_rates", "README.md"), or several words written in lower case
-with underscores between them ("load balancer primer" gives ``load_balancer_primer``).
+A name is a span without white space as it stands ("fetch_rates", "README.md") or, where it is merely a capitalised
+word, in lower case ("Firewall" gives ``firewall`` too), or several words in lower case with underscores between them
+("load balancer primer" gives ``load_balancer_primer``).
 """
 
 from __future__ import annotations
@@ -14,12 +17,14 @@ import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import Final, Literal, NamedTuple
 
+from router.dates import dates, datetimes, times
 from router.regular import UNWRITABLE
-from router.toolset import Copying
+from router.toolset import MOMENTS, Copying
 from router.wire_format import WireFormat
 
 _PARTING: Final = frozenset(',;:?!"“”„()[]{}<>`')
@@ -27,6 +32,8 @@ _PARTING: Final = frozenset(',;:?!"“”„()[]{}<>`')
 _UNWRITABLE: Final = frozenset(UNWRITABLE)
 _ASCII_CHUNK: Final = re.compile(r"[A-Za-z0-9_]+|[\t-\r\x1c-\x20]+|[^\w\s]", re.ASCII)
 """`chunks` of what is wholly ASCII, where nothing joins."""
+_ADDRESS: Final = re.compile(r"\w[\w.+-]*@\w[\w-]*(?:\.\w[\w-]*)+|\bhttps?://[^\s<>\"']*[\w/]", re.ASCII)
+"""What no string is copied a part of."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class SpanKind:
 
     low: int = 0
     high: int | None = None
-    copying: Copying = "span"
+    copying: Copying | Literal["span_or_name"] = "span"
     also: tuple[str, ...] = ()
 
 
@@ -49,11 +56,12 @@ class Start(NamedTuple):
 
 
 class Request:
-    """A request, and what strings of each kind may be copied from it."""
+    """A request, and what strings of each kind may be copied from it. `today` is what its days are counted from."""
 
-    def __init__(self, text: str, wire: WireFormat) -> None:
+    def __init__(self, text: str, wire: WireFormat, today: date | None = None) -> None:
         self._text = text
         self._wire = wire
+        self._today = today
         self._starts: dict[SpanKind, list[Start]] = {}
 
     def offers(self, kind: SpanKind) -> bool:
@@ -67,14 +75,32 @@ class Request:
         return self._starts[kind]
 
     def _found(self, kind: SpanKind) -> Iterator[Start]:
-        if kind.copying != "snake_case":
+        fixed = kind.also
+        if kind.copying in MOMENTS:
+            fixed = (*self._moments(kind.copying), *fixed)
+        elif kind.copying != "snake_case":
             yield from self._spoken.starts(kind.low, kind.high)
-        else:
+        if kind.copying == "snake_case":
             yield from self._spoken.starts(kind.low, kind.high, words="one")
+        if kind.copying in ("snake_case", "span_or_name"):
+            fixed = (*self._uncapitalised(kind.low, kind.high), *fixed)
             yield from self._joined.starts(kind.low, kind.high, words="several")
-        for value in kind.also:
+        for value in fixed:
             source = _fixed(value, self._wire)
             yield Start(source, 0, len(source.data), len(source.data))
+
+    def _moments(self, copying: str) -> tuple[str, ...]:
+        """What the request's words may mean; no days where nothing says which is today's."""
+        if copying == "time":
+            return times(self._text)
+        if self._today is None:
+            return ()
+        return (dates if copying == "date" else datetimes)(self._text, self._today)
+
+    def _uncapitalised(self, low: int, high: int | None) -> Iterator[str]:
+        for number, piece in enumerate(self._pieces):
+            if _merely_capitalised(self._pieces, number) and low <= len(piece.lower()) <= (high or len(self._text) * 2):
+                yield piece.lower()
 
     @cached_property
     def _pieces(self) -> list[str]:
@@ -174,10 +200,20 @@ def _fixed(value: str, wire: WireFormat) -> Source:
 
 
 def chunks(text: str) -> Iterator[str]:
-    """The pieces that spans are made of: words, runs of white space, single other characters.
+    """The pieces that spans are made of: addresses (mail, web), words, runs of white space, single other characters.
 
     Marks and invisible joiners stay with what stands before them.
     """
+    at = 0
+    if "@" in text or "://" in text:
+        for address in _ADDRESS.finditer(text):
+            yield from _chunks(text[at : address.start()])
+            yield address[0]
+            at = address.end()
+    yield from _chunks(text[at:])
+
+
+def _chunks(text: str) -> Iterator[str]:
     if text.isascii():
         yield from _ASCII_CHUNK.findall(text)
         return
@@ -194,6 +230,15 @@ def chunks(text: str) -> Iterator[str]:
         chunk, kind = character, now
     if chunk:
         yield chunk
+
+
+def _merely_capitalised(pieces: Sequence[str], number: int) -> bool:
+    """Whether this chunk is a word that stands alone ("Runner", not "Runner.py"), capitalised as any word may be."""
+    piece = pieces[number]
+    if not piece.isalpha() or not (piece.isupper() or piece.istitle()):
+        return False
+    before, after = [" ", *pieces[max(number - 2, 0) : number]][::-1][:2], [*pieces[number + 1 : number + 3], " "][:2]
+    return all(side[0][0].isspace() or (not side[0][0].isalnum() and side[-1][0].isspace()) for side in (before, after))
 
 
 def _parts(pieces: Sequence[str], number: int) -> bool:

@@ -22,7 +22,7 @@ _KEYWORDS: Final[dict[SchemaType, tuple[str, ...]]] = {
     "number": (*_COMMON, *_NUMBER),
     "boolean": _COMMON,
     "array": (*_COMMON, "items", "minItems", "maxItems"),
-    "object": (*_COMMON, "properties", "required", "additionalProperties", "maxProperties"),
+    "object": (*_COMMON, "properties", "required", "additionalProperties", "maxProperties", "copy"),
 }
 _DOCUMENTATION: Final = frozenset(
     ("title", "$schema", "$id", "$comment", "examples", "example", "deprecated", "readOnly", "strict")
@@ -115,7 +115,11 @@ class SchemaReader:
         if isinstance(copy, bool):
             return "span" if copy else None
         if copy not in get_args(Copying):
-            self.fail(path, f"{copy!r} is no way to copy; allowed are true (a span as it stands), words and snake_case")
+            self.fail(
+                path,
+                f"{copy!r} is no way to copy; allowed are true (a span as it stands), "
+                "words, snake_case, date, time and datetime",
+            )
         return cast(Copying, copy)
 
     def also(self, values: Any, path: KeyPath, schema: Schema) -> tuple[str, ...]:
@@ -199,6 +203,10 @@ class SchemaReader:
         out["properties"] = built
         out["required"] = tuple(name for name in required if name not in optional)
         out["additional"] = additional
+        if "copy" in keys:
+            if not additional or not isinstance(keys["copy"], bool):
+                self.fail((*path, "copy"), "of an object is true or false, and goes with 'additionalProperties: true'")
+            out["copy"] = "span" if keys["copy"] else None
         if "maxProperties" in keys:
             where, most = (*path, "maxProperties"), keys["maxProperties"]
             if top:

@@ -14,7 +14,9 @@ from functools import cached_property
 from typing import Any, Final, Literal
 
 SchemaType = Literal["string", "integer", "number", "boolean", "array", "object"]
-Copying = Literal["span", "words", "snake_case"]
+Copying = Literal["span", "words", "snake_case", "date", "time", "datetime"]
+MOMENTS: Final = ("date", "time", "datetime")
+"""Ways to copy that are worked out from the request's words (`router.dates`)."""
 
 DEFAULT_INSTRUCTION: Final = "You are a model that can do function calling with the following functions"
 """The developer turn's sentence that FunctionGemma was trained with."""
@@ -64,9 +66,13 @@ class Schema:
     """Objects only: how many keys there may be, declared and further ones."""
     default: Any = MISSING
     copy: Copying | None = None
-    """Strings only: ``span`` (``copy: true``) for a span of the request as it stands; ``words`` for words of the
-    request in their order, of which some between may be left out; ``snake_case`` for a name, which is a span without
-    white space as it stands, or several words in lower case with underscores between them."""
+    """Strings: ``span`` (``copy: true``) for a span of the request as it stands; ``words`` for words of the request in
+    their order, of which some between may be left out; ``snake_case`` for a name, which is a span without white space
+    as it stands, a capitalised word in lower case, or several words in lower case with underscores between them;
+    ``date`` (YYYY-MM-DD), ``time`` (HH:MM:SS) and ``datetime`` (YYYY-MM-DDTHH:MM:SS) for what the request's words may
+    mean by the calendar, counted from the ``date`` of its context. A request without such words, or days without that
+    date, leave the string to the rest of its schema. Free-form objects: ``span`` for strings within that are copied, as
+    spans or as names of several words in snake case."""
     also: tuple[str, ...] = ()
     """Copied strings only: values that may stand although the request does not have them."""
     bind: str | None = None

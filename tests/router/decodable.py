@@ -154,7 +154,7 @@ def number_values(schema: Schema) -> st.SearchStrategy[float]:
 def string_values(schema: Schema) -> st.SearchStrategy[str]:
     low, high = schema.min_length or 0, schema.max_length
     if schema.copy:
-        offered = {"span": spans, "words": some_words, "snake_case": names}[schema.copy](REQUEST)
+        offered = {"span": spans, "words": some_words, "snake_case": names}.get(schema.copy, lambda _: [])(REQUEST)
         fits = [span for span in (*offered, *schema.also) if low <= len(span) <= (math.inf if high is None else high)]
         return st.sampled_from(fits)
     if schema.pattern is not None:
@@ -206,6 +206,8 @@ def of_words(text: str, request: str) -> bool:
 def names(request: str) -> list[str]:
     """Every name in a request, the slow way."""
     alone = {run for run in spans(request) if not any(c.isspace() for c in run)}
+    plain = re.findall(r"(?:(?<=\s)|(?<=\s[^\w\s])|^|(?<=^[^\w\s]))[^\W\d_]+(?=[^\w\s]?(?:\s|$))", request)
+    alone |= {word.lower() for word in plain if word.isupper() or word.istitle()}
     pieces = list(chunks(request))
     for i in range(len(pieces)):
         for j in range(i + 1, len(pieces) + 1):

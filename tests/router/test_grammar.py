@@ -299,6 +299,23 @@ def test_spans_in_lists_and_objects(tokenizer: RouterTokenizer) -> None:
     assert not accepts(grammar, render_completion([Call("f", {"o": {"b": "find it"}})]))
 
 
+def test_strings_in_a_free_form_object_may_be_held_to_the_request(tokenizer: RouterTokenizer) -> None:
+    grammar = Grammar.compile(toolset({"o": {"type": "object", "copy": True}}), tokenizer)
+    for good in (
+        {"a": "find"},
+        {"a": "find it"},
+        {"a": "find_it", "b": 3},
+        {"a": ["it", {"b": "find it"}]},
+        {"a": True},
+    ):
+        assert accepts(grammar, render_completion([Call("f", {"o": good})]))
+    for bad in ({"a": "that"}, {"a": ["it", {"b": "itit"}]}, {"a": ""}):
+        assert not accepts(grammar, render_completion([Call("f", {"o": bad})]))
+    assert accepts(grammar, render_completion([Call("f", {"o": {"a": 3}})]), "!")
+    free = Grammar.compile(toolset({"o": {"type": "object", "additionalProperties": True}}), tokenizer)
+    assert accepts(free, render_completion([Call("f", {"o": {"a": "that"}})]))
+
+
 def test_what_a_request_does_not_offer_is_left_out(tokenizer: RouterTokenizer) -> None:
     short = {"type": "string", "copy": True, "maxLength": 3}
     need = Grammar.compile(toolset({"q": short}, ["q"]), tokenizer)

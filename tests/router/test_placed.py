@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from export.gguf_modelfile import modelfile
-from export.proof_requests import sample_context
 from router.core import Router
+from router.known import sample_context
 from router.render import placed, render_prefix, render_prompt, user_turn
 from router.tokenizer import RouterTokenizer
 from router.toolset import Call, Toolset, to_dict

@@ -122,6 +122,7 @@ def parameter(schema: str, *, required: str = "[]") -> str:
 P = "tools[0].parameters.properties.p"
 TYPES = "string, integer, number, boolean, array, object"
 STRING = "type, description, default, bind, enum, pattern, format, minLength, maxLength, copy, also, case_insensitive"
+WAYS = "allowed are true (a span as it stands), words, snake_case, date, time and datetime"
 FORMATS = "date, time, date-time, email, hostname, ipv4, uri, uuid"
 
 
@@ -170,13 +171,18 @@ FORMATS = "date, time, date-time, email, hostname, ipv4, uri, uuid"
          f":9: {P}.anyOf: 'anyOf' is not supported; write one type out, or one tool per case"),
         (parameter("{type: string, minLenght: 1}"), f":9: {P}.minLenght: unknown key 'minLenght'; a string may have "
          f"{STRING}; did you mean 'minLength'?"),
-        (parameter("{type: integer, copy: true}"), f":9: {P}.copy: 'copy' is for strings, not for an integer"),
+        (parameter("{type: integer, copy: true}"),
+         f":9: {P}.copy: 'copy' is for strings and objects, not for an integer"),
         (parameter("{type: string, minimum: 1}"),
          f":9: {P}.minimum: 'minimum' is for integers and numbers, not for a string"),
         (parameter("{type: string, copy: 1}"),
-         f":9: {P}.copy: 1 is no way to copy; allowed are true (a span as it stands), words and snake_case"),
+         f":9: {P}.copy: 1 is no way to copy; {WAYS}"),
         (parameter("{type: string, copy: kebab}"),
-         f":9: {P}.copy: 'kebab' is no way to copy; allowed are true (a span as it stands), words and snake_case"),
+         f":9: {P}.copy: 'kebab' is no way to copy; {WAYS}"),
+        (parameter("{type: object, copy: true, properties: {}}"),
+         f":9: {P}.copy: of an object is true or false, and goes with 'additionalProperties: true'"),
+        (parameter("{type: object, copy: words}"),
+         f":9: {P}.copy: of an object is true or false, and goes with 'additionalProperties: true'"),
         (parameter("{type: string, case_insensitive: 1}"), f":9: {P}.case_insensitive: 1 is neither true nor false"),
         (parameter("{type: string, also: [a]}"),
          f":9: {P}.also: goes with 'copy': it names what may stand besides the request's own words"),

@@ -236,9 +236,11 @@ def _as_it_stands(call: Call, user: str, toolset: Toolset, split: Split) -> Call
     arguments = dict(call.arguments)
     for key, value in arguments.items():
         schema = tool.visible[key] if tool else None
-        if schema and schema.copy in ("span", "words") and (split != "test" or not schema.case_insensitive):
-            found = re.search(rf"(?<!\w){re.escape(str(value))}(?!\w)", user, re.IGNORECASE)
-            if found and str(value) not in user:
+        if not schema or not isinstance(value, str) or (split == "test" and schema.case_insensitive):
+            continue
+        if schema.copy in ("span", "words") and value not in user:
+            found = re.search(rf"(?<!\w){re.escape(value)}(?!\w)", user, re.IGNORECASE)
+            if found:
                 arguments[key] = found.group()
     return Call(call.name, arguments)
 

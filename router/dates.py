@@ -1,0 +1,330 @@
+"""The days and times that a request's words may mean, counted from a day: "next friday at half past two".
+
+Words are often ambiguous ("friday" said on a Friday, "at 7", 3/4), so each gives all its readings; a model chooses
+among them. English. Nothing is raised for words that mean no day or time.
+"""
+
+from __future__ import annotations
+
+import re
+from calendar import monthrange
+from collections.abc import Callable, Container, Iterator
+from contextlib import suppress
+from datetime import date, time, timedelta
+from functools import lru_cache
+from typing import Final, TypeVar
+
+Said = TypeVar("Said")
+About = TypeVar("About")
+
+MOST: Final = 64
+"""Readings of one request; what is said less plainly is left out."""
+
+_WEEKDAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_MONTHS: Final = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october",
+                  "november", "december")  # fmt: skip
+_UNITS: Final = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+                 "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")  # fmt: skip
+_NTHS: Final = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth",
+                "eleventh", "twelfth", "thirteenth", "fourteenth", "fifteenth", "sixteenth", "seventeenth",
+                "eighteenth", "nineteenth")  # fmt: skip
+_TENS: Final = {"twenty": 20, "thirty": 30, "forty": 40, "fifty": 50}
+_NUMBERS: Final = {word: number for number, word in enumerate(_UNITS, start=1)}
+_ORDINALS: Final = {word: number for number, word in enumerate(_NTHS, start=1)} | {"twentieth": 20, "thirtieth": 30}
+_SHORT: Final = (
+    {day[:3]: day for day in _WEEKDAYS}
+    | {month[:3]: month for month in _MONTHS}
+    | {"tues": "tuesday", "thur": "thursday", "thurs": "thursday", "sept": "september"}
+    | dict.fromkeys(("tmrw", "tmr", "tmrow", "tomo"), "tomorrow")
+    | {"tonite": "tonight", "hrs": "hours", "midday": "noon", "lunchtime": "noon"}
+)
+_WORDS: Final = (*_WEEKDAYS, *_MONTHS, "tomorrow", "tonight", "today", "weekend", "morning", "afternoon", "evening",
+                 "fortnight", "quarter")  # fmt: skip
+"""What a misspelt word may have been."""
+_HOLIDAYS: Final = {
+    "christmas eve": (12, 24), "boxing day": (12, 26), "christmas": (12, 25), "halloween": (10, 31),
+    "new year s eve": (12, 31), "new years eve": (12, 31), "new year": (1, 1), "valentine": (2, 14),
+}  # fmt: skip
+_WEEKDAY: Final = rf"(?P<weekday>{'|'.join(_WEEKDAYS)})"
+_ON: Final = rf"(?:\b(?:{'|'.join(_WEEKDAYS)}) ?,? (?:the )?)?"
+"""A weekday beside a day of the month."""
+_NOT_MINUTES: Final = r"(?<![:.])(?<!\bat )(?<!\bpast )(?<!\bto )(?<!@ )"
+_MONTH: Final = rf"(?P<month>{'|'.join(_MONTHS)})"
+_NO_CLOCK: Final = r"(?! ?(?:[:.]\d|h\b|[ap] ?\.? ?m\b|oclock|hours))"
+_YEAR: Final = r"(?: ?,? (?P<year>20\d\d)\b)?"
+_HALF: Final = r"(?P<half>[ap]) ?\.? ?m\b"
+
+
+def datetimes(text: str, today: date) -> tuple[str, ...]:
+    """What `text` may mean as ``YYYY-MM-DDTHH:MM:SS``, at most `MOST`. Without a time it is midnight, without a day
+    today or tomorrow; none where it says neither."""
+    days, clocks = readings(text, today)
+    if not days and not clocks:
+        return ()
+    some = days or _soon(today)
+    return tuple(dict.fromkeys(f"{day}T{clock}" for clock in (*clocks, time(0)) for day in some))[:MOST]
+
+
+def dates(text: str, today: date) -> tuple[str, ...]:
+    """What `text` may mean as ``YYYY-MM-DD``, at most `MOST`; today or tomorrow where it only says a time."""
+    days, clocks = readings(text, today)
+    some = days or (_soon(today) if clocks else ())
+    return tuple(str(day) for day in some)[:MOST]
+
+
+def times(text: str) -> tuple[str, ...]:
+    """What `text` may mean as ``HH:MM:SS``, at most `MOST`."""
+    return tuple(str(clock) for clock in readings(text, date(2000, 1, 1))[1])[:MOST]
+
+
+def _soon(today: date) -> tuple[date, ...]:
+    return (today, today + timedelta(1)) if today < date.max else (today,)
+
+
+def readings(text: str, today: date) -> tuple[tuple[date, ...], tuple[time, ...]]:
+    """The days and the times of day that `text` may mean, what is said most plainly first.
+
+    A day without its month or year is the next one to come, or today. A weekday is the next one to come and not today,
+    "next friday" the one of the week after (weeks begin on Monday), and a weekday beside a day of the month says
+    nothing. 3/4 is the fourth of March and the third of April. An hour without "am" or "pm" is before and after noon,
+    unless the request speaks of one time only and of a part of the day, or a meal, that has but one of them.
+    """
+    said = _plain(text)
+    if not re.search(_CALENDAR, said):
+        return (), ()
+    days, rest = _read(said, _DAYS, today)
+    clocks, _ = _read(rest, _TIMES, None)
+    if len({(clock.hour % 12, clock.minute) for clock in clocks}) == 1:
+        parts = [_PARTS[part] for part in re.findall(_PART, said)]
+        clocks = tuple(clock for clock in clocks if all(clock.hour in hours for hours in parts)) or clocks
+    return days, clocks
+
+
+_CALENDAR: Final = "|".join(
+    (r"\d|noon|night|today|morr?ow|yesterday|week|month|morning|afternoon|evening", *_WEEKDAYS, *_HOLIDAYS)
+)
+"""What every day and time has something of."""
+_PARTS: Final[dict[str, Container[int]]] = {
+    "morning": range(12), "breakfast": range(12), "afternoon": range(12, 19), "lunch": range(11, 16),
+    "dinner": range(12, 24), "supper": range(12, 24), "evening": range(12, 24), "tonight": {0, *range(17, 24)},
+    "night": {*range(5), *range(17, 24)},
+}  # fmt: skip
+"""The hours of what parts a day."""
+_PART: Final = rf"\b(?:{'|'.join(_PARTS)})\b"
+
+
+def _read(
+    said: str, readers: dict[str, Callable[[re.Match[str], About], Iterator[Said]]], about: About
+) -> tuple[tuple[Said, ...], str]:
+    """What `readers` find, each in what those before it left over, and what they all leave."""
+    found: dict[Said, None] = {}
+    for pattern, read in readers.items():
+        left, at = "", 0
+        for match in re.finditer(pattern, said):
+            with suppress(ValueError, OverflowError):  # no such day or time
+                found.update(dict.fromkeys(read(match, about)))
+                left, at = f"{left}{said[at : match.start()]}|", match.end()
+        said = left + said[at:]
+    return tuple(found), said
+
+
+def _plain(text: str) -> str:
+    """`text` in lower case, words as usually spelled, figures for numbers: "on Twenty-third Febuary" gives ``on 23th
+    february``."""
+    words: list[str] = []
+    tens = 0
+    for piece in re.findall(r"\d+(?:st|nd|rd|th)\b|\d+|[^\W\d_]+|[^\s']", text.lower().replace("o'clock", "oclock")):
+        if tens and piece == "-":
+            continue
+        word = _spelled(piece)
+        number = _NUMBERS.get(word, _ORDINALS.get(word, _TENS.get(word)))
+        if tens and number is not None and number < 10:
+            words.pop()
+            number += tens
+        tens = _TENS.get(word, 0)
+        words.append(word if number is None else f"{number}{'th' if word in _ORDINALS else ''}")
+    return re.sub(r"(?<=\d) ([:./-]) (?=\d)", r"\1", " ".join(words))
+
+
+@lru_cache(maxsize=4096)
+def _spelled(word: str) -> str:
+    """A word as it is usually spelled: not cut short, and without one mistake (two in a long word; in one of five
+    letters only a swap: a match is not in March)."""
+    if word in _SHORT:
+        return _SHORT[word]
+    if len(word) < 5 or word in _NUMBERS or word in _ORDINALS or word in _TENS:
+        return word
+    near = {known: _mistakes(word, known) for known in _WORDS if len(known) > 5 or sorted(known) == sorted(word)}
+    likest = min(near, key=lambda known: near[known])
+    return likest if near[likest] <= (2 if len(word) > 7 else 1) else word
+
+
+def _mistakes(a: str, b: str) -> int:
+    """How many letters were changed, left out, put in or swapped with their neighbour (optimal string alignment)."""
+    rows = [list(range(len(b) + 1))]
+    for i, letter in enumerate(a, start=1):
+        row = [i]
+        for j, other in enumerate(b, start=1):
+            least = min(row[-1] + 1, rows[-1][j] + 1, rows[-1][j - 1] + (letter != other))
+            if i > 1 and j > 1 and (letter, a[i - 2]) == (b[j - 2], other):
+                least = min(least, rows[-2][j - 2] + 1)
+            row.append(least)
+        rows.append(row)
+    return rows[-1][-1]
+
+
+def _iso(match: re.Match[str], today: date) -> Iterator[date]:
+    yield date(int(match["year"]), int(match["month"]), int(match["day"]))
+
+
+def _of_month(match: re.Match[str], today: date) -> Iterator[date]:
+    yield from _coming(_MONTHS.index(match["month"]) + 1, int(match["day"]), match["year"], today)
+
+
+def _slashed(match: re.Match[str], today: date) -> Iterator[date]:
+    for month, day in ((match["a"], match["b"]), (match["b"], match["a"])):
+        with suppress(ValueError):
+            yield from _coming(int(month), int(day), match["year"], today)
+
+
+def _holiday(match: re.Match[str], today: date) -> Iterator[date]:
+    yield from _coming(*_HOLIDAYS[match[0]], None, today)
+
+
+def _coming(month: int, day: int, year: str | None, today: date) -> Iterator[date]:
+    """A day of the year that is said, else the next to come, on a 29 February in the next leap year."""
+    if year:
+        yield date(int(year) % 100 + 2000, month, day)
+        return
+    if not 1 <= day <= monthrange(2000, month)[1]:
+        raise ValueError
+    years = (y for y in range(today.year, today.year + 9) if day <= monthrange(y, month)[1])
+    yield next(found for found in (date(y, month, day) for y in years) if found >= today)
+
+
+def _nth(match: re.Match[str], today: date) -> Iterator[date]:
+    """The "10th": of this month or of the next that has it; and of the next to that, for "of next month"."""
+    day, found, first = int(match["day"]), 0, today.replace(day=1)
+    if not 1 <= day <= 31:
+        raise ValueError
+    while found < 2:
+        if day <= monthrange(first.year, first.month)[1] and first.replace(day=day) >= today:
+            yield first.replace(day=day)
+            found += 1
+        first = (first + timedelta(31)).replace(day=1)
+
+
+def _away(match: re.Match[str], today: date) -> Iterator[date]:
+    number = 2 if match["number"] == "couple of" else int(match["number"]) if match["number"].isdigit() else 1
+    if match["unit"] == "month":
+        months = today.month - 1 + number
+        year, month = today.year + months // 12, months % 12 + 1
+        yield date(year, month, min(today.day, monthrange(year, month)[1]))
+    else:
+        yield today + timedelta(number * {"day": 1, "week": 7, "fortnight": 14}[match["unit"]])
+
+
+def _weekday(match: re.Match[str], today: date) -> Iterator[date]:
+    yield today + timedelta((_WEEKDAYS.index(match["weekday"]) - today.weekday() - 1) % 7 + 1)
+
+
+def _next_weekday(match: re.Match[str], today: date) -> Iterator[date]:
+    yield today + timedelta(7 - today.weekday() + _WEEKDAYS.index(match["weekday"]))
+
+
+def _week_after_weekday(match: re.Match[str], today: date) -> Iterator[date]:
+    yield from (day + timedelta(7) for day in _weekday(match, today))
+
+
+def _month_end(match: re.Match[str], today: date) -> Iterator[date]:
+    yield today.replace(day=monthrange(today.year, today.month)[1])
+
+
+def _ahead(*days: int) -> Callable[[re.Match[str], date], Iterator[date]]:
+    return lambda match, today: (today + timedelta(number) for number in days)
+
+
+def _weekend(match: re.Match[str], today: date) -> Iterator[date]:
+    saturday = today + timedelta((5 - today.weekday()) % 7)
+    yield from (saturday + timedelta(days) for days in (0, 1, 7, 8))
+
+
+_DAYS: Final[dict[str, Callable[[re.Match[str], date], Iterator[date]]]] = {
+    r"\b(?P<year>20\d\d)-(?P<month>\d\d?)-(?P<day>\d\d?)\b": _iso,
+    rf"{_ON}\b(?P<day>\d\d?)(?:st|nd|rd|th)(?: day)?(?: of)? {_MONTH}\b{_YEAR}": _of_month,
+    rf"{_ON}\b{_MONTH}(?: \.)? (?:the )?(?P<day>\d\d?)(?:st|nd|rd|th)\b{_YEAR}": _of_month,
+    rf"{_ON}{_NOT_MINUTES}\b(?P<day>\d\d?)(?: of)? {_MONTH}\b{_YEAR}": _of_month,
+    rf"{_ON}\b{_MONTH}(?: \.)? (?:the )?(?P<day>\d\d?)\b{_NO_CLOCK}{_YEAR}": _of_month,
+    r"\b(?P<a>\d\d?)/(?P<b>\d\d?)(?:/(?P<year>(?:20)?\d\d))?\b": _slashed,
+    r"\b(?P<a>\d\d?)[.-](?P<b>\d\d?)[.-](?P<year>(?:20)?\d\d)\b": _slashed,
+    "|".join(_HOLIDAYS): _holiday,
+    r"\bin (?:a )?(?P<number>\d+|an?|couple of) (?P<unit>day|week|fortnight|month)s?\b": _away,
+    r"\b(?P<number>\d+|an?) (?P<unit>day|week|fortnight|month)s? (?:from (?:now|today)|hence)\b": _away,
+    r"\ba week from tomorrow\b|\btomorrow week\b": _ahead(8),
+    r"\bday after tomorrow\b": _ahead(2),
+    r"\b(?:tomorrow|2 mor?row?)\b": _ahead(1),
+    r"\b(?:today|tonight|this (?:morning|afternoon|evening))\b": _ahead(0),
+    r"\byesterday\b": _ahead(-1),
+    rf"{_ON}\b(?P<day>\d\d?)(?:st|nd|rd|th)\b": _nth,
+    rf"\bnext (?:week )?{_WEEKDAY}\b": _next_weekday,
+    rf"\b{_WEEKDAY} (?:of )?next week\b": _next_weekday,
+    rf"\b{_WEEKDAY} (?:week|after next)\b": _week_after_weekday,
+    rf"\bweek (?:from|on|after) {_WEEKDAY}\b": _week_after_weekday,
+    rf"\b{_WEEKDAY}s?\b": _weekday,
+    r"\bend of (?:the |this )?month\b": _month_end,
+    r"\bweekend\b": _weekend,
+    rf"\b(?:the|on) (?P<day>\d\d?)\b{_NO_CLOCK}": _nth,
+    r"\bnext week\b": _ahead(7),
+}
+"""What says a day, the longer before what they contain."""
+
+
+def _clock(match: re.Match[str], _: None) -> Iterator[time]:
+    """Hours and perhaps minutes, with their half of the day or without."""
+    said = match.groupdict()
+    hour, minute = int(match["hour"]), int(said.get("minute") or 0)
+    if half := said.get("half"):
+        if not 1 <= hour <= 12:
+            raise ValueError
+        yield time(hour % 12 + (12 if half == "p" else 0), minute)
+    else:
+        yield from _both(hour, minute)
+
+
+def _past(match: re.Match[str], _: None) -> Iterator[time]:
+    """A time told by another: "ten to 4", "half past 2", and "half 7" for 7:30."""
+    minutes = {"half": 30, "quarter": 15, None: 0}.get(match["by"]) or int(match["by"])
+    before = (match["way"] or "past") in ("to", "before", "til", "till")
+    hours, minute = divmod(60 * int(match["hour"]) + (-minutes if before else minutes), 60)
+    yield from _both(hours % 24, minute)
+
+
+def _both(hour: int, minute: int) -> Iterator[time]:
+    """A time as on a clock with twelve hours, the one of working hours first; one of 24 as it stands."""
+    if not 1 <= hour <= 12:
+        yield time(hour, minute)
+    else:
+        late = time(hour % 12 + 12, minute), time(hour % 12, minute)
+        yield from late if hour < 7 or hour == 12 else late[::-1]
+
+
+def _named(hour: int) -> Callable[[re.Match[str], None], Iterator[time]]:
+    return lambda match, _: iter((time(hour),))
+
+
+_TIMES: Final[dict[str, Callable[[re.Match[str], None], Iterator[time]]]] = {
+    rf"\b(?P<hour>\d\d?)(?:[:.]| h? ?)(?P<minute>\d\d) ?{_HALF}": _clock,
+    rf"\b(?P<hour>\d\d?)(?P<minute>\d\d) ?{_HALF}": _clock,
+    rf"\b(?P<hour>\d\d?) ?{_HALF}": _clock,
+    r"\b(?P<hour>\d\d?)(?:[:.]| h )(?P<minute>\d\d)\b": _clock,
+    r"\b(?P<by>half|quarter|\d\d?)(?: minutes?)? (?P<way>past|after|to|before|till?) (?P<hour>\d\d?)\b": _past,
+    r"\b(?P<by>half) (?P<way>)(?P<hour>\d\d?)\b": _past,
+    r"\b(?P<hour>\d\d?) ?oclock\b": _clock,
+    r"\bnoon\b": _named(12),
+    r"\bmidnight\b": _named(0),
+    r"\b(?P<hour>\d\d?) (?P<minute>[0-5]\d)\b": _clock,
+    r"(?:\b(?:at|by|from)|@) (?P<hour>\d)(?P<minute>[0-5]\d)\b": _clock,
+    r"\b(?P<hour>[01]\d|2[0-3])(?P<minute>[0-5]\d)\b": _clock,
+    r"\b(?P<hour>\d\d?)(?:ish)?\b(?![\d:/.-])": _clock,
+}
+"""What says a time of day, the longer before what they contain."""
