@@ -28,7 +28,7 @@ Nodes are found by the names of the modules and parameters that they were traced
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -130,7 +130,8 @@ def rewrite(graph: Graph, config: Mapping[str, Any], *, kept: Sequence[int] | No
         if config.get(key):
             raise GraphError(f"the checkpoint's config sets {key}, which this exporter does not know")
     _norms(graph)
-    _positions(graph, int(config["num_attention_heads"]), int(config["num_key_value_heads"]))
+    used = {KINDS[kind] for kind in config["layer_types"]}
+    _positions(graph, used, int(config["num_attention_heads"]), int(config["num_key_value_heads"]))
     for index, kind in enumerate(config["layer_types"]):
         _attention(graph, index, config, KINDS[kind])
     _head(graph, config, kept)
@@ -220,8 +221,8 @@ def _uncast(graph: Graph, name: str) -> str:
     return node.input[0] if node is not None and node.op_type == "Cast" else name
 
 
-def _positions(graph: Graph, heads: int, keys: int) -> None:
-    """What the layers of a kind share, once a pass. A row is a token with one of the query heads of a key head, token
+def _positions(graph: Graph, used: Collection[str], heads: int, keys: int) -> None:
+    """What the layers of each kind that is `used` share, once a pass. A row is a token with one of the query heads of a key head, token
     by token: `cos.{kind}.q`, `sin.{kind}.q` (1, rows, head_dim / 2) and `seen.{kind}` (1, 1, rows, cells); for keys
     `cos.{kind}.k`, `sin.{kind}.k` (1, n, head_dim / 2) and `at.{kind}` (1, keys, n, 3), where they are written."""
     last = graph.constant("axis.-1", np.array([-1], np.int64))
@@ -237,6 +238,8 @@ def _positions(graph: Graph, heads: int, keys: int) -> None:
         graph.add("Reshape", [wide, graph.constant(f"shape.{shape}", np.array(shape, np.int64))], name)
 
     for kind, scope in {"global": "/model/rotary_emb", "local": "/model/rotary_emb_local"}.items():
+        if kind not in used:
+            continue
         if graph.value(graph.node(f"{scope}/Mul_1_output_0", "Mul").input[1]) != 1.0:
             raise GraphError(f"{scope} scales its cosines, which this exporter does not know")
         frequencies = graph.value(graph.node(f"{scope}/Expand_output_0", "Expand").input[0]).reshape(1, 1, -1)

@@ -14,7 +14,7 @@ from export.base import Checkpoint
 from runtimes.artifact import Artifact
 from runtimes.errors import ArtifactError, SessionError, UnavailableError, UserError
 from tests.exports import Maker, bare_artifact
-from tests.odd import odd_checkpoint, random_tokens, reference, walk
+from tests.odd import LAYERS, odd_checkpoint, random_tokens, reference, walk
 from tests.passes import consecutive
 from tests.tiny import WINDOW
 
@@ -64,8 +64,10 @@ def test_ten_windows_with_rewinds(tiny: Checkpoint, model: runtime.OnnxModel) ->
         {"tie_word_embeddings": False},
         {"attention_bias": True},
         {"num_key_value_heads": 4, "hidden_activation": "silu"},
+        {"sliding_window_pattern": 1},
+        {"sliding_window_pattern": LAYERS + 1},
     ],
-    ids=["two-key-heads", "linear-rope", "untied", "bias", "no-groups-silu"],
+    ids=["two-key-heads", "linear-rope", "untied", "bias", "no-groups-silu", "all-global", "all-local"],
 )
 def test_other_shapes(
     tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
