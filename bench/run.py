@@ -62,6 +62,7 @@ class Bench:
     deadline: float = 0.0
     reference: Run | None = None
     window: int = 512
+    """Tokens that local layers see; how far parity's random tokens reach where there are none."""
     stages_s: dict[str, float] = field(default_factory=dict)
     blocks: list[dict[str, Any]] = field(default_factory=list)
 
@@ -178,7 +179,8 @@ def export_all(bench: Bench, wanted: list[Variant]) -> tuple[dict[str, Artifact 
         parts = (checkpoint.name, checkpoint.sha256[:8], bench.toolset.name, bench.toolset.sha256[:8])
         out = settings.cache / "-".join(parts)
         artifacts = export(checkpoint, wanted, out, settings, bench.logs, say, finished)
-    bench.window = int(checkpoint.config.get("sliding_window") or bench.window)
+    if "sliding_attention" in checkpoint.config["layer_types"]:
+        bench.window = int(checkpoint.config["sliding_window"])
     model = {"name": checkpoint.name, "sha256": checkpoint.sha256, "parameters": parameters}
     return artifacts, model | made_from(checkpoint)
 

@@ -222,9 +222,10 @@ def _uncast(graph: Graph, name: str) -> str:
 
 
 def _positions(graph: Graph, used: Collection[str], heads: int, keys: int) -> None:
-    """What the layers of each kind that is `used` share, once a pass. A row is a token with one of the query heads of a key head, token
-    by token: `cos.{kind}.q`, `sin.{kind}.q` (1, rows, head_dim / 2) and `seen.{kind}` (1, 1, rows, cells); for keys
-    `cos.{kind}.k`, `sin.{kind}.k` (1, n, head_dim / 2) and `at.{kind}` (1, keys, n, 3), where they are written."""
+    """What the layers of each kind that is `used` share, once a pass. A row is a token with one of the query heads of a
+    key head, token by token: `cos.{kind}.q`, `sin.{kind}.q` (1, rows, head_dim / 2) and `seen.{kind}` (1, 1, rows,
+    cells); for keys `cos.{kind}.k`, `sin.{kind}.k` (1, n, head_dim / 2) and `at.{kind}` (1, keys, n, 3), where they are
+    written."""
     last = graph.constant("axis.-1", np.array([-1], np.int64))
     column = graph.add("Cast", [graph.add("Unsqueeze", ["positions", last], "column")], "angle", to=TensorProto.FLOAT)
     copies = graph.constant("shape.copies", np.array([1, 1, heads // keys, 1], np.int64))

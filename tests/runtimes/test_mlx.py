@@ -95,7 +95,7 @@ def test_a_session_may_change_threads(model: runtime.MlxModel, tokens: list[int]
 
 @pytest.mark.parametrize(("layers", "pattern"), [(4, 3), (2, 3), (2, 1)])
 def test_other_shapes(tiny: Checkpoint, tmp_path: Path, layers: int, pattern: int) -> None:
-    """Two key heads, a root that bfloat16 cannot hold, a global layer every third; fewer layers than that; all global."""
+    """Two key heads, a root that bfloat16 cannot hold, a global layer every third; fewer layers; all global."""
     source = odd_checkpoint(tmp_path / "odd", tiny, num_hidden_layers=layers, sliding_window_pattern=pattern)
     model = runtime.open_model(export(source, tmp_path / "out", "fp32"), device="cpu")
     ids = random_tokens(source, 120, 3)
