@@ -59,7 +59,6 @@ docs: $(STAMP)
 	test ! -f $(ACCURACY) || $(BIN)/python -m bench.readme $(ACCURACY) README.md
 	$(BIN)/edgecall train card models/seed --report docs/bench/report.json \
 	  $(if $(wildcard $(ACCURACY)),--accuracy $(ACCURACY)) --out models/seed/README.md
-	$(BIN)/edgecall train card models/base --out models/base/README.md
 
 # A wheel, installed into an empty environment away from the checkout, routes a request. Minutes, so not part of test.
 wheel-check: $(STAMP)

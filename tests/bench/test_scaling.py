@@ -127,7 +127,7 @@ def test_lines_by_hand() -> None:
     assert Line(1.0, 2.0, 1.0).at(3) == 7
 
 
-TINY = Shape("tiny", 8, 16, 2, 2, 1, 4, 3072, window=64, pattern=2)
+TINY = Shape("tiny", 8, 16, 2, 2, 1, 4, 10_240, window=64, pattern=2)
 MACHINE = Machine({10**6: 2e10, 10**9: 1e10}, {"fp32": 1e11, "int8": None}, {"bandwidth": "by hand"}, 0.5)
 
 
@@ -182,7 +182,7 @@ def run_of(point: Any, times: list[float], floors: list[float]) -> Run:
 
 
 def entry(point: Any, times: list[float], floors: list[float]) -> dict[str, Any]:
-    return row(point, 0, run_of(point, times, floors), size=4, rows=3072, argument=4, parts=0)
+    return row(point, 0, run_of(point, times, floors), size=4, rows=10_240, argument=4, parts=0)
 
 
 def test_the_entry_of_a_point(tokenizer: RouterTokenizer) -> None:
@@ -190,7 +190,7 @@ def test_the_entry_of_a_point(tokenizer: RouterTokenizer) -> None:
     found = entry(point, [3.0, 5.0, 4.0], [2.0, 2.5, 1.5])
     assert (found["n"], found["p50"], found["floor_p50"], found["over_floor"]) == (3, 4.0, 2.0, 2.0)
     assert (found["appended_tokens"], found["call_tokens"], found["prefilled"]) == (27, 17, False)
-    bare = row(point, 0, Run(Variant("llama_cpp", "gguf", "q8_0", 8)), size=4, rows=3072, argument=4, parts=0)
+    bare = row(point, 0, Run(Variant("llama_cpp", "gguf", "q8_0", 8)), size=4, rows=10_240, argument=4, parts=0)
     assert (bare["p50"], bare["passes"], bare["prefilled"], bare["n"]) == (None, None, None, 0)
 
 
@@ -281,7 +281,7 @@ def measure(tmp_path: Path, kiwi: Toolset) -> Measure:
 
 def test_a_whole_run(measure: Measure, tmp_path: Path) -> None:
     sizes: dict[Sweep, tuple[int, ...]] = {
-        "tools": (1, 17, 128), "prompt": (64, 128), "argument": (4, 9), "vocabulary": (1000, 4096, 8192),
+        "tools": (1, 17, 128), "prompt": (64, 128), "argument": (4, 9), "vocabulary": (1000, 12_288, 16_384),
     }  # fmt: skip
     outcome = measure(sizes)
     report = json.loads((tmp_path / "out" / "scaling.json").read_text())
@@ -289,9 +289,9 @@ def test_a_whole_run(measure: Measure, tmp_path: Path) -> None:
     sweeps = {one["sweep"]: one["variants"][0] for one in report["sweeps"]}
     assert list(sweeps) == list(sizes)
     found = {name: [point["size"] for point in one["points"]] for name, one in sweeps.items()}
-    assert found == {"tools": [1, 17], "prompt": [64, 128], "argument": [4, 9], "vocabulary": [4096, 8192]}
+    assert found == {"tools": [1, 17], "prompt": [64, 128], "argument": [4, 9], "vocabulary": [12_288, 16_384]}
     assert [note.split(":")[0] for note in report["notes"]] == ["tools-128", "vocabulary"]
-    assert "takes 8,0" in report["notes"][0] and "1,000 left out, the tokenizer has 3,072" in report["notes"][1]
+    assert "takes 7,9" in report["notes"][0] and "1,000 left out, the tokenizer has 10,240" in report["notes"][1]
     for one in sweeps.values():
         assert one["status"] == "ok", one["reasons"]
         assert one["passes_hold"] is True and one["prefilled"] is False and one["most_over_floor"] > 0
@@ -308,7 +308,7 @@ def test_a_whole_run(measure: Measure, tmp_path: Path) -> None:
     assert [len(one["runs"]) for one in sweeps.values()] == [1, 1, 1, 2]
     rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
     assert len(rows) == 4 * sum(len(one["points"]) for one in sweeps.values())
-    assert {row["run"] for row in rows} == {"scripted-a", "scripted-a@4096", "scripted-a@8192"}
+    assert {row["run"] for row in rows} == {"scripted-a", "scripted-a@12288", "scripted-a@16384"}
     written = {path.name for path in outcome.folder.iterdir()} - {"logs"}
     assert written == {"scaling.json", "scaling.md", "samples.jsonl", *(f"scaling-{name}.png" for name in sizes)}
 
@@ -371,7 +371,7 @@ def test_from_nothing_on_llama_cpp(tmp_path: Path) -> None:
         variants=("gguf-q8_0",), requests=4, blocks=2, warmup=1, budget_s=600.0, threads=1, device="cpu",
         cache=tmp_path / "cache",
     )  # fmt: skip
-    sizes: dict[Sweep, tuple[int, ...]] = {"tools": (1, 4), "vocabulary": (3072, 4096)}
+    sizes: dict[Sweep, tuple[int, ...]] = {"tools": (1, 4), "vocabulary": (10_240, 12_288)}
     outcome = scaling(settings, Asked(sizes, preset("tiny")), Screen(quiet=True), out=tmp_path / "out")
     for sweep in outcome.report["sweeps"]:
         (one,) = sweep["variants"]

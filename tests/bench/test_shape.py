@@ -44,9 +44,9 @@ TINY = changed(preset("tiny"), {"layers": 2, "hidden": 32, "intermediate": 32, "
 
 def test_shapes_have_the_parameters_that_they_are_known_for() -> None:
     assert PRESETS["functiongemma-270m"].parameters == 268_098_176
-    assert PRESETS["seed-7m"].parameters == count_parameters(SEED)
+    assert PRESETS["seed-9m"].parameters == count_parameters(SEED)
     assert of_config(json.loads((SEED / "config.json").read_text()), "seed") == Shape(
-        **{**vars(PRESETS["seed-7m"]), "name": "seed"}
+        **{**vars(PRESETS["seed-9m"]), "name": "seed"}
     )
 
 
@@ -130,9 +130,9 @@ def test_another_tokenizer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "vocab", "told"),
     [
-        ("{", 3072, "not readable as a tokenizer.json"),
-        ("[]", 3072, "not a tokenizer.json with a vocabulary of pieces"),
-        (None, 100, "has 3072 entries; give as many or more"),
+        ("{", 10_240, "not readable as a tokenizer.json"),
+        ("[]", 10_240, "not a tokenizer.json with a vocabulary of pieces"),
+        (None, 100, "has 10240 entries; give as many or more"),
     ],
 )
 def test_tokenizers_that_do_not_do(text: str | None, vocab: int, told: str, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_tokenizers_that_do_not_do(text: str | None, vocab: int, told: str, tmp_
     with pytest.raises(UserError, match=told):
         make(changed(TINY, {"vocab": vocab}), file, tmp_path / "work")
     if text is None:
-        with pytest.raises(UserError, match="the seed's tokenizer has 3072 entries"):
+        with pytest.raises(UserError, match="the seed's tokenizer has 10240 entries"):
             make(changed(TINY, {"vocab": vocab}), None, tmp_path / "work")
 
 
@@ -162,7 +162,10 @@ def test_what_is_measured() -> None:
         (["shape"], "the following arguments are required: --shape"),
         (["shape", "--shape", "functiongemma-270"], "did you mean 'functiongemma-270m'?"),
         (["shape", "--shape", "tiny", "--layers", "-1"], "--layers: -1 is not positive"),
-        (["shape", "--shape", "tiny", "--trim-tokens", "3072"], "--trim-tokens 3072: the shape has 3072; give fewer"),
+        (
+            ["shape", "--shape", "tiny", "--trim-tokens", "10240"],
+            "--trim-tokens 10240: the shape has 10240; give fewer",
+        ),
         (["shape", "--shape", "tiny", "--tokenizer", "none.json"], "--tokenizer none.json: no such file"),
         (["shape", "--shape", "tiny", "--toolset", "home"], "--toolset home: the fixed calls are kiwi's"),
         (["shape", "--shape", "tiny", "--toolset", "kiwy"], "unknown toolset 'kiwy'"),
@@ -321,11 +324,11 @@ def test_the_command(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("vocab", "tokens"), [(3072, 2048), (4096, 3200)])
+@pytest.mark.parametrize(("vocab", "tokens"), [(10_240, 8192), (12_288, 10_500)])
 def test_from_nothing_on_llama_cpp(vocab: int, tokens: int, tmp_path: Path) -> None:
     """Weights drawn, cut, exported and measured: what `bench shape` does, on a shape of no size.
 
-    The tokenizer has 3,072 entries: it is cut itself, or unused rows behind it are.
+    The tokenizer has 10,240 entries: it is cut itself, or unused rows behind it are.
     """
     if not runtime("llama_cpp").availability().available:
         pytest.skip("llama_cpp is not installed")

@@ -62,4 +62,4 @@ def test_parity_of_a_package_and_of_other_weights(exported: Maker, tiny: Checkpo
 def test_the_shape_is_what_was_asked_for(tmp_path: Path) -> None:
     options = study(None).parse_args(["--shape", "tiny", "--layers", "1"])
     source = drawn(options, tmp_path)
-    assert source.config["num_hidden_layers"] == 1 and source.vocab_size == 3072
+    assert source.config["num_hidden_layers"] == 1 and source.vocab_size == 10_240

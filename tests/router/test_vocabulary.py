@@ -25,7 +25,7 @@ from runtimes.errors import UserError
 from tests.texts import TEXTS, random_texts
 
 ROOT = Path(__file__).parents[2]
-SEEDS = [ROOT / "models" / "seed" / "base" / "tokenizer.json", ROOT / "models" / "base" / "tokenizer.json"]
+SEED = ROOT / "models" / "seed" / "base" / "tokenizer.json"
 FREE = Toolset(
     "free",
     (Tool("note", "Keep it.", Schema("object", properties={
@@ -60,9 +60,9 @@ class Both:
         yield (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module", params=SEEDS, ids=["seed", "base"])
-def both(request: pytest.FixtureRequest) -> Both:
-    return Both(request.param)
+@pytest.fixture(scope="module")
+def both() -> Both:
+    return Both(SEED)
 
 
 def test_ids_are_the_librarys(both: Both) -> None:
