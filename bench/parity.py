@@ -8,7 +8,7 @@ and the KL divergence with the remaining tokens as one bucket (a lower bound, ti
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ FIXED = 128
 TIE = 0.01
 """Rows whose two best reference logits lie within this do not count for the agreement on the best token."""
 RANDOM_ROWS = 64
+USUAL_WINDOW = 512
+"""How far random tokens reach where no layer has a window."""
 SEED = 20250101
 
 
@@ -44,6 +46,11 @@ def completion(kind: str, case: str, request: Sequence[int], answer: Sequence[in
     if not answer:
         return None
     return Forced(kind, case, (*request, *answer[:-1]), len(answer))
+
+
+def window_of(config: Mapping[str, Any]) -> int:
+    """Tokens that the local layers of a checkpoint with `config` see; `USUAL_WINDOW` where it has none."""
+    return int(config["sliding_window"]) if "sliding_attention" in config["layer_types"] else USUAL_WINDOW
 
 
 def random_tokens(vocab_size: int, context_length: int, window: int, bos: int) -> Forced:

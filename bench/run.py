@@ -16,6 +16,7 @@ from bench.folder import check_out, workplace, write_cases, write_lines
 from bench.judging import agreement, answers
 from bench.machine import describe
 from bench.markdown import render
+from bench.parity import USUAL_WINDOW, window_of
 from bench.plot import draw
 from bench.records import Run, Settings, Variant
 from bench.screen import Screen
@@ -61,8 +62,7 @@ class Bench:
     logs: Path
     deadline: float = 0.0
     reference: Run | None = None
-    window: int = 512
-    """Tokens that local layers see; how far parity's random tokens reach where there are none."""
+    window: int = USUAL_WINDOW
     stages_s: dict[str, float] = field(default_factory=dict)
     blocks: list[dict[str, Any]] = field(default_factory=list)
 
@@ -179,8 +179,7 @@ def export_all(bench: Bench, wanted: list[Variant]) -> tuple[dict[str, Artifact 
         parts = (checkpoint.name, checkpoint.sha256[:8], bench.toolset.name, bench.toolset.sha256[:8])
         out = settings.cache / "-".join(parts)
         artifacts = export(checkpoint, wanted, out, settings, bench.logs, say, finished)
-    if "sliding_attention" in checkpoint.config["layer_types"]:
-        bench.window = int(checkpoint.config["sliding_window"])
+    bench.window = window_of(checkpoint.config)
     model = {"name": checkpoint.name, "sha256": checkpoint.sha256, "parameters": parameters}
     return artifacts, model | made_from(checkpoint)
 

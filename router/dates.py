@@ -81,6 +81,7 @@ def _soon(today: date) -> tuple[date, ...]:
     return (today, today + timedelta(1)) if today < date.max else (today,)
 
 
+@lru_cache(maxsize=64)
 def readings(text: str, today: date) -> tuple[tuple[date, ...], tuple[time, ...]]:
     """The days and the times of day that `text` may mean, what is said most plainly first.
 

@@ -99,8 +99,10 @@ class Request:
 
     def _uncapitalised(self, low: int, high: int | None) -> Iterator[str]:
         for number, piece in enumerate(self._pieces):
-            if _merely_capitalised(self._pieces, number) and low <= len(piece.lower()) <= (high or len(self._text) * 2):
-                yield piece.lower()
+            word = piece.lower()
+            fits = low <= len(word) and (high is None or len(word) <= high)
+            if fits and _merely_capitalised(self._pieces, number):
+                yield word
 
     @cached_property
     def _pieces(self) -> list[str]:

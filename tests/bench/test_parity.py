@@ -103,6 +103,12 @@ def test_random_tokens_reach_past_the_window_and_are_fixed() -> None:
     assert len(random_tokens(VOCAB, 100, 512, bos=2).tokens) == 100, "no longer than the context"
 
 
+def test_a_window_that_no_layer_has_is_not_reached_past() -> None:
+    flat = {"sliding_window": 8192, "layer_types": ["full_attention"] * 8}
+    assert parity.window_of(flat) == parity.USUAL_WINDOW
+    assert parity.window_of(flat | {"layer_types": ["sliding_attention", "full_attention"]}) == 8192
+
+
 def test_the_same_model_agrees_with_itself(tmp_path: Path) -> None:
     found = compare(recorded(tmp_path), runner(TableModel()))
     assert found["max_abs_logit"] == 0
