@@ -36,7 +36,8 @@ _SHORT: Final = (
     | {month[:3]: month for month in _MONTHS}
     | {"tues": "tuesday", "thur": "thursday", "thurs": "thursday", "sept": "september"}
     | dict.fromkeys(("tmrw", "tmr", "tmrow", "tomo"), "tomorrow")
-    | {"tonite": "tonight", "hrs": "hours", "midday": "noon", "lunchtime": "noon"}
+    | {"tonite": "tonight", "hrs": "hours", "hr": "hour", "mins": "minutes", "min": "minute", "midday": "noon"}
+    | {"lunchtime": "noon", "xmas": "christmas"}
 )
 _WORDS: Final = (*_WEEKDAYS, *_MONTHS, "tomorrow", "tonight", "today", "weekend", "morning", "afternoon", "evening",
                  "fortnight", "quarter")  # fmt: skip
@@ -53,6 +54,15 @@ _MONTH: Final = rf"(?P<month>{'|'.join(_MONTHS)})"
 _NO_CLOCK: Final = r"(?! ?(?:[:.]\d|h\b|[ap] ?\.? ?m\b|oclock|hours))"
 _YEAR: Final = r"(?: ?,? (?P<year>20\d\d)\b)?"
 _HALF: Final = r"(?P<half>[ap]) ?\.? ?m\b"
+_HOUR: Final = r"(?P<hour>\d\d?|noon|midnight)"
+_AMOUNT: Final = r"(?P<number>\d+|an?|couple of)"
+_UNIT: Final = r"(?P<unit>day|week|fortnight|month)s?"
+_OF_MONTH: Final = rf"(?:of|in) (?:(?:the|this) (?P<this>month)|(?P<next>next month)|(?:the )?{_MONTH}{_YEAR})"
+_LENGTH: Final = (
+    r"(?:(?:half )?an?|\d{1,3}(?:[.:]\d+)?(?: and (?:a )?half)?|(?:a )?couple of) (?:hour|minute|second)s?\b"
+)
+_BEGIN: Final = r"(?P<hour>\d\d?)(?:[:.](?P<minute>\d\d))?"
+_END: Final = rf"(?P<end>\d\d?)(?:[:.]\d\d)?(?: ?{_HALF})?(?![\d/.-])"
 
 
 def datetimes(text: str, today: date) -> tuple[str, ...]:
@@ -134,7 +144,7 @@ def _plain(text: str) -> str:
     february``."""
     words: list[str] = []
     tens = 0
-    for piece in re.findall(r"\d+(?:st|nd|rd|th)\b|\d+|[^\W\d_]+|[^\s']", text.lower().replace("o'clock", "oclock")):
+    for piece in re.findall(r"\d+(?:st|nd|rd|th)\b|\d+|[^\W\d_]+|[^\s']", _straight(text)):
         if tens and piece == "-":
             continue
         word = _spelled(piece)
@@ -145,6 +155,11 @@ def _plain(text: str) -> str:
         tens = _TENS.get(word, 0)
         words.append(word if number is None else f"{number}{'th' if word in _ORDINALS else ''}")
     return re.sub(r"(?<=\d) ([:./-]) (?=\d)", r"\1", " ".join(words))
+
+
+def _straight(text: str) -> str:
+    """`text` in lower case with the apostrophes and dashes of a keyboard."""
+    return text.lower().replace("\u2019", "'").replace("\u2013", "-").replace("o'clock", "oclock")
 
 
 @lru_cache(maxsize=4096)
@@ -215,14 +230,70 @@ def _nth(match: re.Match[str], today: date) -> Iterator[date]:
         first = (first + timedelta(31)).replace(day=1)
 
 
-def _away(match: re.Match[str], today: date) -> Iterator[date]:
-    number = 2 if match["number"] == "couple of" else int(match["number"]) if match["number"].isdigit() else 1
-    if match["unit"] == "month":
-        months = today.month - 1 + number
-        year, month = today.year + months // 12, months % 12 + 1
-        yield date(year, month, min(today.day, monthrange(year, month)[1]))
-    else:
-        yield today + timedelta(number * {"day": 1, "week": 7, "fortnight": 14}[match["unit"]])
+def _later(match: re.Match[str], today: date) -> Iterator[date]:
+    """So many days, weeks or months after today, or after another day that is said."""
+    said = match.groupdict()
+    begin = 1 if said.get("from") == "tomorrow" else 0
+    start = next(_weekday(match, today)) if said.get("weekday") else today + timedelta(begin)
+    yield _away(start, _number(match["number"]), match["unit"])
+
+
+def _earlier(match: re.Match[str], today: date) -> Iterator[date]:
+    yield _away(today, -_number(match["number"]), match["unit"])
+
+
+def _number(said: str | None) -> int:
+    return 2 if said == "couple of" else int(said) if said and said.isdigit() else 1
+
+
+def _away(start: date, number: int, unit: str) -> date:
+    if unit != "month":
+        return start + timedelta(number * {"day": 1, "week": 7, "fortnight": 14}[unit])
+    months = start.month - 1 + number
+    year, month = start.year + months // 12, months % 12 + 1
+    return date(year, month, min(start.day, monthrange(year, month)[1]))
+
+
+def _weekday_in_weeks(match: re.Match[str], today: date) -> Iterator[date]:
+    """ "Tuesday in two weeks": of the week two weeks ahead, or two weeks after the coming one."""
+    week, weeks = today + timedelta(7 * _number(match["number"])), _number(match["number"])
+    found = week + timedelta(_WEEKDAYS.index(match["weekday"]) - week.weekday())
+    yield from dict.fromkeys((found, next(_weekday(match, today)) + timedelta(7 * weeks)))
+
+
+def _nth_weekday(match: re.Match[str], today: date) -> Iterator[date]:
+    """ "The first monday of april", the "last friday of the month": the next such day to come, or today."""
+    said, weekday = match.groupdict(), _WEEKDAYS.index(match["weekday"])
+    year, month = int(said["year"] or today.year), today.month
+    if said["next"]:
+        year, month = year + month // 12, month % 12 + 1
+    elif said["month"]:
+        month = _MONTHS.index(said["month"]) + 1
+    found = _weekday_of(year, month, weekday, said["nth"])
+    yield (
+        found if found >= today or said["year"] or said["this"] else _weekday_of(year + 1, month, weekday, said["nth"])
+    )
+
+
+def _weekday_of(year: int, month: int, weekday: int, nth: str) -> date:
+    if nth == "last":
+        end = date(year, month, monthrange(year, month)[1])
+        return end - timedelta((end.weekday() - weekday) % 7)
+    first = date(year, month, 1)
+    return date(year, month, 1 + (weekday - first.weekday()) % 7 + 7 * (int(nth[0]) - 1))
+
+
+def _last_weekday(match: re.Match[str], today: date) -> Iterator[date]:
+    yield today - timedelta((today.weekday() - _WEEKDAYS.index(match["weekday"]) - 1) % 7 + 1)
+
+
+def _unread(match: re.Match[str], today: date) -> Iterator[date]:
+    """What no day or time can be told of, and whose words are not to be read as one: "in 20 minutes"."""
+    yield from ()
+
+
+def _dotted(match: re.Match[str], today: date) -> Iterator[date]:
+    yield from _coming(int(match["month"]), int(match["day"]), None, today)
 
 
 def _weekday(match: re.Match[str], today: date) -> Iterator[date]:
@@ -256,21 +327,30 @@ _DAYS: Final[dict[str, Callable[[re.Match[str], date], Iterator[date]]]] = {
     rf"{_ON}\b{_MONTH}(?: \.)? (?:the )?(?P<day>\d\d?)(?:st|nd|rd|th)\b{_YEAR}": _of_month,
     rf"{_ON}{_NOT_MINUTES}\b(?P<day>\d\d?)(?: of)? {_MONTH}\b{_YEAR}": _of_month,
     rf"{_ON}\b{_MONTH}(?: \.)? (?:the )?(?P<day>\d\d?)\b{_NO_CLOCK}{_YEAR}": _of_month,
+    r"\bon (?P<day>\d\d?)\.(?P<month>\d\d?)(?: \.|$)": _dotted,
+    rf"{_NOT_MINUTES}\b(?P<day>\d\d?)\.(?P<month>\d\d?) \.(?= \w)": _dotted,
     r"\b(?P<a>\d\d?)/(?P<b>\d\d?)(?:/(?P<year>(?:20)?\d\d))?\b": _slashed,
     r"\b(?P<a>\d\d?)[.-](?P<b>\d\d?)[.-](?P<year>(?:20)?\d\d)\b": _slashed,
     "|".join(_HOLIDAYS): _holiday,
-    r"\bin (?:a )?(?P<number>\d+|an?|couple of) (?P<unit>day|week|fortnight|month)s?\b": _away,
-    r"\b(?P<number>\d+|an?) (?P<unit>day|week|fortnight|month)s? (?:from (?:now|today)|hence)\b": _away,
-    r"\ba week from tomorrow\b|\btomorrow week\b": _ahead(8),
-    r"\bday after tomorrow\b": _ahead(2),
+    rf"\b(?:(?:in|after|for) )?{_LENGTH}": _unread,
+    rf"\b{_WEEKDAY} in (?:a )?{_AMOUNT} weeks?\b": _weekday_in_weeks,
+    rf"\bin (?:a )?{_AMOUNT} {_UNIT}\b": _later,
+    rf"\b(?:a )?{_AMOUNT} {_UNIT} (?:from now|hence)\b": _later,
+    rf"\b(?:(?:a )?{_AMOUNT} )?{_UNIT} (?:from|after) (?:(?P<from>today|tomorrow)|{_WEEKDAY})\b": _later,
+    rf"\b{_AMOUNT} (?P<unit>week) (?P<from>today|tomorrow)\b": _later,
+    r"\b(?P<from>tomorrow|today) (?P<number>)(?P<unit>week)\b": _later,
+    rf"\b(?:a )?{_AMOUNT} {_UNIT} ago\b": _earlier,
+    r"\bday before yesterday\b": _ahead(-2),
+    rf"\b(?P<nth>[1-5](?:st|nd|rd|th)|last) {_WEEKDAY} {_OF_MONTH}": _nth_weekday,
     r"\b(?:tomorrow|2 mor?row?)\b": _ahead(1),
     r"\b(?:today|tonight|this (?:morning|afternoon|evening))\b": _ahead(0),
     r"\byesterday\b": _ahead(-1),
     rf"{_ON}\b(?P<day>\d\d?)(?:st|nd|rd|th)\b": _nth,
+    rf"\blast {_WEEKDAY}\b": _last_weekday,
     rf"\bnext (?:week )?{_WEEKDAY}\b": _next_weekday,
     rf"\b{_WEEKDAY} (?:of )?next week\b": _next_weekday,
     rf"\b{_WEEKDAY} (?:week|after next)\b": _week_after_weekday,
-    rf"\bweek (?:from|on|after) {_WEEKDAY}\b": _week_after_weekday,
+    rf"\bweek on {_WEEKDAY}\b": _week_after_weekday,
     rf"\b{_WEEKDAY}s?\b": _weekday,
     r"\bend of (?:the |this )?month\b": _month_end,
     r"\bweekend\b": _weekend,
@@ -293,11 +373,32 @@ def _clock(match: re.Match[str], _: None) -> Iterator[time]:
 
 
 def _past(match: re.Match[str], _: None) -> Iterator[time]:
-    """A time told by another: "ten to 4", "half past 2", and "half 7" for 7:30."""
-    minutes = {"half": 30, "quarter": 15, None: 0}.get(match["by"]) or int(match["by"])
+    """A time told by another: "ten to 4", "half past 2 pm", "quarter past noon", and "half 7" for 7:30."""
+    minutes = {"half": 30, "quarter": 15}.get(match["by"]) or int(match["by"])
     before = (match["way"] or "past") in ("to", "before", "til", "till")
-    hours, minute = divmod(60 * int(match["hour"]) + (-minutes if before else minutes), 60)
-    yield from _both(hours % 24, minute)
+    whole = {"noon": 12, "midnight": 0}.get(match["hour"])
+    hour, minute = divmod(60 * (int(match["hour"]) if whole is None else whole) + (-minutes if before else minutes), 60)
+    if whole is not None:
+        yield time(hour % 24, minute)
+    elif half := match.groupdict().get("half"):
+        if not 1 <= int(match["hour"]) <= 12:
+            raise ValueError
+        yield time((hour % 12 + (12 if (half == "p") != (before and match["hour"] == "12") else 0)) % 24, minute)
+    else:
+        yield from _both(hour % 24, minute)
+
+
+def _begin(match: re.Match[str], _: None) -> Iterator[time]:
+    """The first of two times, in the same half of the day as the other unless that would be later: "11-1 pm"."""
+    hour, end, minute = int(match["hour"]), int(match["end"]), int(match["minute"] or 0)
+    half = match["half"]
+    if end > 24 or (half and not 1 <= max(hour, end) <= 12):
+        raise ValueError
+    if half is None:
+        yield from _both(hour, minute)
+        return
+    late = (half == "p") == (hour % 12 <= end % 12)
+    yield time(hour % 12 + (12 if late else 0), minute)
 
 
 def _both(hour: int, minute: int) -> Iterator[time]:
@@ -314,11 +415,17 @@ def _named(hour: int) -> Callable[[re.Match[str], None], Iterator[time]]:
 
 
 _TIMES: Final[dict[str, Callable[[re.Match[str], None], Iterator[time]]]] = {
+    rf"(?<![\d.:-])\b{_BEGIN} ?- ?{_END}": _begin,
+    rf"\bfrom {_BEGIN} (?:to|until|till?) {_END}": _begin,
+    rf"\bbetween {_BEGIN} and {_END}": _begin,
+    rf"\b(?P<by>half) (?P<way>)(?P<hour>\d\d?) ?{_HALF}": _past,
+    rf"\b(?P<by>half|quarter|\d\d?)(?: minutes?)? (?P<way>past|after|to|before|till?) {_HOUR} ?{_HALF}": _past,
+    rf"\b(?P<hour>\d\d?) (?:oh|o) (?P<minute>[1-9])(?: ?{_HALF})?\b": _clock,
     rf"\b(?P<hour>\d\d?)(?:[:.]| h? ?)(?P<minute>\d\d) ?{_HALF}": _clock,
     rf"\b(?P<hour>\d\d?)(?P<minute>\d\d) ?{_HALF}": _clock,
     rf"\b(?P<hour>\d\d?) ?{_HALF}": _clock,
     r"\b(?P<hour>\d\d?)(?:[:.]| h )(?P<minute>\d\d)\b": _clock,
-    r"\b(?P<by>half|quarter|\d\d?)(?: minutes?)? (?P<way>past|after|to|before|till?) (?P<hour>\d\d?)\b": _past,
+    rf"\b(?P<by>half|quarter|\d\d?)(?: minutes?)? (?P<way>past|after|to|before|till?) {_HOUR}\b": _past,
     r"\b(?P<by>half) (?P<way>)(?P<hour>\d\d?)\b": _past,
     r"\b(?P<hour>\d\d?) ?oclock\b": _clock,
     r"\bnoon\b": _named(12),

@@ -3,7 +3,8 @@
 Strings that must be spans of the request are not known when the toolset is compiled. In their place stands a mark,
 the bos token and a number, which is forced whenever it is reached; `Matcher` never hands it out, but lets a walk
 through the request's spans (`router.spans`) take over until the string ends. So nothing is compiled per request, and
-outside of such strings most requests go where others went before (`router.walk`).
+outside of such strings most requests go where others went before (`router.walk`). Keys that are not declared come once
+in an object, which `router.keys` sees to.
 
 Free-form keys leave out the character that opens control tokens (``<``). What ends by itself and what is stopped by the
 decoder's limit, with an error, `router.productions` says.
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import date
@@ -22,6 +22,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from router.expressions import (
     NONE,
@@ -37,13 +38,15 @@ from router.expressions import (
     Word,
 )
 from router.grammar_tokenizer import native_tokenizer
+from router.keys import Keys, Spellings
 from router.language import Language
 from router.productions import Productions, productions
 from router.request import Request, SpanKind
 from router.spans import SpanWalk
 from router.tokenizer import RouterTokenizer
-from router.toolset import Toolset
+from router.toolset import MOMENTS, Toolset
 from router.walk import GrammarError, Ids, Places, Walk, line, set_bits
+from runtimes.errors import UserError
 
 _QUIET: Final = 0
 
@@ -60,7 +63,14 @@ class Grammar:
     """The kinds of span that strings may be held to."""
     loose: bool
     """Whether strings may come out longer or shorter than their schema says (see `router.productions`)."""
+    further: bool
+    """Whether objects may have keys that are not declared (see `router.keys`)."""
     _compiled: dict[frozenset[int], Places] = field(repr=False)
+
+    @cached_property
+    def spellings(self) -> Spellings:
+        """What `Keys` reads tokens with."""
+        return Spellings(self.toolset, self.tokenizer)
 
     @cached_property
     def probes(self) -> list[int]:
@@ -73,26 +83,32 @@ class Grammar:
         """Compile what `toolset` allows. Raises `UserError` naming the tool and parameter that cannot be decoded."""
         rules = productions(toolset, tokenizer.wire)
         lark = lark_text(rules, tokenizer)
-        return cls(toolset, tokenizer, lark, rules.copies, rules.loose, {frozenset(): _compile(lark, tokenizer)})
+        compiled = {frozenset[int](): _compile(lark, tokenizer)}
+        return cls(toolset, tokenizer, lark, rules.copies, rules.loose, rules.further, compiled)
 
     def matcher(self, user: str, context: Mapping[str, Any] = MappingProxyType({})) -> Matcher:
-        """A walk through the grammar for one request. Its days are counted from the context's ``date`` (ISO 8601)."""
-        today = _day(context.get("date")) if self.copies else None
+        """A walk through the grammar for one request. Its days are counted from the context's ``date``.
+
+        Raises `UserError` where that is no day as ISO 8601 writes one, and arguments are counted from it.
+        """
+        today = _day(context.get("date")) if any(kind.copying in MOMENTS for kind in self.copies) else None
         request = Request(user.strip() if self.copies else "", self.tokenizer.wire, today)
         barred = frozenset(n for n, kind in enumerate(self.copies) if not request.offers(kind))
         if barred not in self._compiled:
             lark = lark_text(productions(self.toolset, self.tokenizer.wire, barred), self.tokenizer)
             self._compiled[barred] = _compile(lark, self.tokenizer)
-        return Matcher(self, self._compiled[barred].walk(), request)
+        keys = Keys(self.spellings, user) if self.further else None
+        return Matcher(self, self._compiled[barred].walk(), request, keys)
 
 
 class Matcher:
     """Where one completion stands in the grammar. Not thread-safe."""
 
-    def __init__(self, grammar: Grammar, walk: Walk, request: Request) -> None:
+    def __init__(self, grammar: Grammar, walk: Walk, request: Request, keys: Keys | None) -> None:
         self.grammar = grammar
         self._walk = walk
         self._request = request
+        self._keys = keys
         self._span: SpanWalk | None = None
 
     def copy(self) -> Matcher:
@@ -100,6 +116,7 @@ class Matcher:
         other = copy(self)
         other._walk = self._walk.copy()
         other._span = None if self._span is None else self._span.copy()
+        other._keys = None if self._keys is None else self._keys.copy()
         return other
 
     @property
@@ -123,6 +140,9 @@ class Matcher:
             if self._span is None:
                 found = self._walk.forced()
                 out += found.ids
+                if self._keys is not None:
+                    for token in found.ids:
+                        self._keys.take(token)
                 if found.kind is None:
                     break
                 self._span = SpanWalk(self._request, self.grammar.copies[found.kind], self.grammar.tokenizer)
@@ -136,13 +156,15 @@ class Matcher:
 
     def allows(self, token: int) -> bool:
         """Whether `token` may come next."""
-        return self._walk.allows(token) if self._span is None else self._span.allows(token)
+        if self._span is not None:
+            return self._span.allows(token)
+        return (self._keys is None or self._keys.allows(token)) and self._walk.allows(token)
 
     def allowed(self, width: int) -> Ids:
         """The ids below `width` that may come next, ascending; `forced` must have gone as far as it can before."""
         if self._span is not None:
             return np.array(sorted(i for i in self._span.options() if i < width), dtype=np.intp)
-        bits = self._walk.bits()
+        bits = self._bits()
         some = set_bits(bits, len(bits) // 8)
         if some is None:
             return np.flatnonzero(np.unpackbits(bits, count=min(width, 8 * len(bits)), bitorder="little"))
@@ -157,19 +179,31 @@ class Matcher:
             probes = self.grammar.probes
             if probes and all(self._walk.allows(probe) for probe in probes):
                 return None
-            ids = set_bits(self._walk.bits(), most)
+            ids = set_bits(self._bits(), most)
         return ids if ids is not None and 0 < len(ids) <= most else None
 
     def take(self, token: int) -> bool:
         """Walk past `token` if it may come next; whether it did."""
         if self._span is None:
-            return self._walk.take(token)
+            if self._keys is None:
+                return self._walk.take(token)
+            return self._keys.allows(token) and self._walk.take(token) and self._keys.take(token)
         if not self._span.accept(token):
             return False
         if self._span.finished:
             self._span = None
             self.accept(token)  # which ends the mark too
         return True
+
+    def _bits(self) -> npt.NDArray[np.uint8]:
+        """`Walk.bits` without the tokens that would give a key twice."""
+        bits = self._walk.bits()
+        barred = [] if self._keys is None else self._keys.barred()
+        if barred:
+            bits = bits.copy()
+            for token in barred:
+                bits[token // 8] &= ~np.uint8(1 << token % 8)
+        return bits
 
     def accept(self, token: int) -> None:
         """Walk past `token`. Raises `GrammarError` where it is not allowed."""
@@ -179,9 +213,12 @@ class Matcher:
 
 
 def _day(said: object) -> date | None:
-    with suppress(ValueError):
+    if said is None or isinstance(said, date):
+        return said
+    try:
         return date.fromisoformat(str(said))
-    return None
+    except ValueError:
+        raise UserError(f"context date: {str(said)[:40]!r} is no day; give one as YYYY-MM-DD") from None
 
 
 def lark_text(rules: Productions, tokenizer: RouterTokenizer) -> str:

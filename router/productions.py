@@ -65,6 +65,8 @@ class Productions:
     copies: tuple[SpanKind, ...] = ()
     loose: bool = False
     """Whether a length was left out, because llguidance cannot be given it together with a pattern or format."""
+    further: bool = False
+    """Whether objects may have keys that are not declared. That none comes twice is not in the rules."""
 
 
 def productions(
@@ -100,6 +102,7 @@ class _Builder:
         self.shared: dict[Expression, Ref] = {}
         self.copies: dict[SpanKind, int] = {}
         self.loose = False
+        self.further = False
 
     def build(self, toolset: Toolset) -> Productions:
         w = self.wire
@@ -118,7 +121,7 @@ class _Builder:
             made = call if toolset.max_calls == 1 else Times(call, 1, toolset.max_calls)
             ends.insert(0, Seq((made, Stop(w.start_response))))
         self.rules["start"] = choice(*ends)
-        return Productions(self.rules, tuple(self.copies), self.loose)
+        return Productions(self.rules, tuple(self.copies), self.loose, self.further)
 
     def rule(self, body: Expression) -> Ref:
         """A rule of its own for `body`; equal bodies share one."""
@@ -164,6 +167,7 @@ class _Builder:
 
     def pair(self, declared: Mapping[str, Schema], depth: int, copied: bool) -> Expression:
         """A key that is not declared, and a value of any kind."""
+        self.further = True
         others = (other_than(sorted(declared)),) if declared else ()
         key = Language((free_key(self.wire), *others), open=True)
         return self.rule(seq(Word(key), Text(":"), self.anything(depth - 1, copied)))
