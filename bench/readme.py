@@ -72,14 +72,15 @@ def adapters(report: dict[str, Any]) -> str:
     sets = [(name, label) for name, label in SETS if any(name in entry["sets"] for entry in measured)]
     calls = [(key, label) for key, label in CALLS if any(entry["sets"][ALL]["grammar"][key] for entry in measured)]
     head = (
-        f"Every adapter of `{report['model']}` on its own toolset ({where(report)}): share of requests whose calls are "
-        "exactly right, with its 95% interval, and without the grammar in brackets. The last columns: of the requests "
-        "that no tool serves the share answered with no call, of those that one serves the share answered with a call."
+        f"`{report['model']}` on each toolset with the adapter for it ({where(report)}): share of requests whose calls "
+        "are exactly right, with its 95% interval, and without the grammar in brackets. The last columns: of the "
+        "requests that no tool serves the share answered with no call, of those that one serves the share answered "
+        "with a call."
     )
     columns = ["toolset", *(label for _, label in (*sets, *calls))]
     rows = [
         [
-            entry["toolset"],
+            entry["toolset"] if entry["adapter"] else f"{entry['toolset']} (no adapter)",
             *(_share(entry["sets"].get(name), "exact", "exact_ci95") for name, _ in sets),
             *(_share(_part(entry["sets"][ALL], key), "share", "ci95") for key, _ in calls),
         ]
@@ -97,13 +98,13 @@ def results(report: dict[str, Any]) -> str:
     timed = sorted({run["latency_ms"]["n"] for run in runs if run["latency_ms"]})
     requests = f"{timed[0]:,} to {timed[-1]:,}" if len(timed) > 1 else "".join(f"{n:,}" for n in timed)
     head = (
-        f"{suite['cases']}{of} cases of suite `{suite['name']}`, grammar, prompt prefix cached, {requests} timed "
+        f"Up to {suite['cases']}{of} cases of suite `{suite['name']}`, grammar, prompt prefix cached, {requests} timed "
         f"requests a run{_threads(runs)}; {machine['cpu']}, {machine['cores']} cores, {machine['os']}, "
         f"Python {machine['python']}; {report['started'][:10]}, commit {(report['commit'] or 'none')[:7]}."
         f"{_busy(report['blocks'])}"
     )
-    columns = ("runtime", "artifact", "exact", "right tool", "exact without grammar", "same calls as torch fp32",
-               "p50 ms", "p95 ms", "p99 ms", "MB")  # fmt: skip
+    columns = ("runtime", "artifact", "cases", "exact", "right tool", "exact without grammar",
+               "same calls as torch fp32", "p50 ms", "p95 ms", "p99 ms", "MB")  # fmt: skip
     lines = [head, "", *_lines(columns, [_row(run) for run in runs])]
     skipped = [run for run in report["runs"] if not run["accuracy"]]
     if skipped:
@@ -155,6 +156,7 @@ def _row(run: dict[str, Any]) -> tuple[str, ...]:
     return (
         run["runtime"],
         run["artifact"],
+        f"{accuracy['n']:,}",
         percent(accuracy["exact"]),
         percent(accuracy["tool"]),
         percent(free and free["exact"]),

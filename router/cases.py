@@ -94,6 +94,10 @@ def case_from_dict(data: Any, place: str = "case") -> Case:
     context = data.get("context", {})
     if not isinstance(context, dict):
         raise CaseError(f"{place}: context: must be an object, not {type_name(context)}")
+    try:
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise CaseError(f"{place}: holds half of a surrogate pair, which is no text; mend the row") from None
     accept = data.get("accept", [])
     if not isinstance(accept, list):
         raise CaseError(f"{place}: accept: must be a list of lists of calls, not {type_name(accept)}")

@@ -62,6 +62,15 @@ _ENVIRONMENT: Final = {
 }
 """Failures of the machine, not of the program, and what to do about them."""
 
+_PATHS: Final = {
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path; a folder is asked for where a file stands",
+    errno.EISDIR: "name a file, not a folder",
+    errno.EEXIST: "a file stands where a folder is asked for; write elsewhere",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+"""The same of a path that the failure names."""
+
 Main = Callable[[list[str]], int | None]
 
 
@@ -114,9 +123,11 @@ def explain(error: BaseException, extra: str | None = None) -> str | None:
     """The one line that tells a user about `error`, or None where it is a bug."""
     if isinstance(error, UserError):
         return " ".join(part.strip() for part in str(error).splitlines())
-    if isinstance(error, OSError) and error.errno in _ENVIRONMENT:
-        name = f"{error.filename}: " if error.filename is not None else ""
-        return f"{name}{os.strerror(error.errno)}; {_ENVIRONMENT[error.errno]}"
+    what_to_do = _ENVIRONMENT if getattr(error, "filename", None) is None else _ENVIRONMENT | _PATHS
+    if isinstance(error, OSError) and error.errno in what_to_do:
+        place = error.filename if error.filename2 is None else error.filename2  # of a rename, where to
+        name = f"{place}: " if place is not None else ""
+        return f"{name}{os.strerror(error.errno)}; {what_to_do[error.errno]}"
     for link in _chain(error):
         if isinstance(link, ModuleNotFoundError) and (line := _missing(link, extra)):
             return line

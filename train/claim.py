@@ -62,10 +62,11 @@ def claim(run: Path, recipe: Mapping[str, Any]) -> None:
     """Make `run` the folder of the run that `recipe` describes; its ``config`` holds the settings, ``config.loop`` the
     loop's.
 
-    Raises `UserError`, naming what differs, where a run of another recipe has begun there.
+    Raises `UserError`, naming what differs, where a run of another recipe has begun there. One that ended before it
+    wrote anything else is not in the way.
     """
     before = recorded(run)
-    if before is not None:
+    if before is not None and not (before[0].name == RECIPE and _bare(run)):
         place, record = before
         refuse_others(place, record, recipe)
         if place.name == RECIPE:
@@ -76,6 +77,11 @@ def claim(run: Path, recipe: Mapping[str, Any]) -> None:
         run.mkdir(parents=True, exist_ok=True)
         write_json(temporary, recipe)
         temporary.replace(path)
+
+
+def _bare(run: Path) -> bool:
+    """Whether a run left nothing but its record, such as one whose rows could not be used."""
+    return all(path.name == RECIPE or path.name.startswith(".tmp-") for path in run.iterdir())
 
 
 def recorded(run: Path) -> tuple[Path, dict[str, Any]] | None:

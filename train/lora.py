@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from router.cases import Case
+from router.explain import near
 from router.toolset import Toolset
 from runtimes.errors import UserError
 from train.backends import backend
@@ -24,6 +25,8 @@ LOOP: Final[dict[str, Any]] = {
 """What a configuration's ``loop`` need not say. The rate is for a base of a few million parameters, on which it was
 measured (docs/experiments.md); one of 270 million wants about 2e-4."""
 
+LINEAR: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The linear layers of a Gemma 3 block."""
 QUANTIZE: Final = ("none", "q8_0", "q4_0")
 """What `LoraConfig.quantize` knows: nothing, or GGUF's name of the blocks that the export will have."""
 
@@ -42,7 +45,7 @@ class LoraConfig:
     """The same to validate with; without them and a recipe, every twentieth row of `train_files`."""
     rank: int = 32
     alpha: int = 64
-    targets: Sequence[str] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    targets: Sequence[str] = LINEAR
     epochs: float = 1.0
     dropout: float = 0.0
     rows_per_step: int = 1
@@ -61,9 +64,13 @@ class LoraConfig:
     """Train under the rounding of a GGUF export, q8_0 or q4_0 (packed; see `train.backends.quantized`)."""
 
     def __post_init__(self) -> None:
-        for name in ("train_files", "dev_files"):
+        for name in ("train_files", "dev_files", "targets"):
             if isinstance(getattr(self, name), str):
                 raise UserError(f"{name} is one name; a list of names is expected")
+        for target in self.targets:
+            if target.rpartition(".")[2] not in LINEAR:
+                there = f"{', '.join(LINEAR)}{near(target, LINEAR)}"
+                raise UserError(f"targets: the base has no linear layer {target!r}; there are {there}")
         if self.quantize not in QUANTIZE:
             raise UserError(f"quantize is {self.quantize!r}; there are {', '.join(QUANTIZE)}")
         if self.quantize != "none" and self.dropout:

@@ -34,6 +34,7 @@ def test_the_same_run_goes_on_and_may_run_elsewhere(tmp_path: Path) -> None:
 
 def test_every_setting_that_differs_is_named_with_what_to_do(tmp_path: Path) -> None:
     claim(tmp_path, recipe())
+    (tmp_path / "loss.csv").touch()
     other = recipe(replace(LOOP, learning_rate=2e-3), data="c" * 64, base="d" * 64)
     other["config"] = {**other["config"], "targets": ["v_proj"], "rank": 8}  # type: ignore[dict-item]
     with pytest.raises(UserError) as caught:
@@ -46,6 +47,12 @@ def test_every_setting_that_differs_is_named_with_what_to_do(tmp_path: Path) -> 
     assert "steps" not in said
 
 
+def test_a_run_that_ended_before_it_began_is_not_in_the_way(tmp_path: Path) -> None:
+    claim(tmp_path, recipe())
+    claim(tmp_path, recipe(data="c" * 64))
+    assert json.loads((tmp_path / RECIPE).read_text())["data"] == "c" * 64
+
+
 def test_a_weight_more_or_less_is_a_difference() -> None:
     one, two = ({"config": {"weights": weights}} for weights in ({"snips": 1.0}, {"snips": 1.0, "sgd": 0.5}))
     assert differences(one, two) == differences(two, one) == ["weights changed"]
@@ -56,6 +63,7 @@ def test_a_record_older_than_a_setting_counts_as_what_was_usual(tmp_path: Path) 
     for name in ("precision", "average", "copying"):
         del before["config"]["loop"][name]  # type: ignore[index]
     (tmp_path / RECIPE).write_text(json.dumps(before))
+    (tmp_path / "loss.csv").touch()
     loop = settled(replace(LOOP, precision="auto"), tmp_path)
     assert loop.precision == "bf16"
     claim(tmp_path, recipe(loop, dev="e" * 64))
