@@ -28,15 +28,15 @@ class Spellings:
         self.escape = tokenizer.control_id(tokenizer.wire.escape)
         self.start_call = tokenizer.control_id(tokenizer.wire.start_call)
         self.names = " ".join(sorted({name for tool in toolset for name in _names(tool.parameters)}))
-        self._known: dict[int, str] = {}
+        self._known: dict[int, tuple[str, bool]] = {}
 
-    def of(self, token: int) -> str:
-        """Its text; bytes that are part of a character count as something that is no structure."""
-        text = self._known.get(token)
-        if text is None:
+    def of(self, token: int) -> tuple[str, bool]:
+        """Its text, and whether that has any structure; bytes that are part of a character have none."""
+        known = self._known.get(token)
+        if known is None:
             text = (self.vocabulary.spelling(token) or b"").decode(errors="replace")
-            self._known[token] = text
-        return text
+            known = self._known[token] = text, not _STRUCTURE.isdisjoint(text)
+        return known
 
     def find(self, text: str) -> int | None:
         return self.vocabulary.find(text.replace(" ", SPACE))
@@ -70,12 +70,19 @@ class Keys:
         elif token == spellings.start_call:
             self._open, self._state = (), _VALUE
         elif self._state != _STRING:
-            return all(self._step(character) for character in spellings.of(token))
+            text, structured = spellings.of(token)
+            if structured:
+                return all(self._step(character) for character in text)
+            if self._state == _KEY:
+                self._key += text
         return True
 
     def allows(self, token: int) -> bool:
         """Whether `token` may come next, as far as keys are concerned."""
-        if self._state == _STRING or not self._open or (self._state == _VALUE and "," not in self._spellings.of(token)):
+        if self._state == _STRING or not self._open:
+            return True
+        text, structured = self._spellings.of(token)
+        if self._state == _VALUE and not (structured and "," in text):
             return True
         ahead = self.copy()
         return ahead.take(token) and not ahead._repeats()

@@ -54,6 +54,8 @@ class SpanWalk:
         onward = any(p.at < p.last or self._onward(p, self._done) for p in self._alive)
         if any(self._may_end(p) for p in self._alive):
             return [] if onward else [self._escape]
+        if len({p.source.data[p.at] for p in self._alive if p.at < p.last}) > 1:
+            return []  # whatever spells them, it is not one token
         if len({p.source.data[p.at] for p in self._alive}) == 1 and not any(
             self._onward(p, self._done) for p in self._alive
         ):
