@@ -30,7 +30,7 @@ from runtimes.errors import UserError
 
 RECORD: Final = "random.json"
 """Written last into such a folder: what it was made of."""
-_VERSION: Final = 1
+_VERSION: Final = 2
 """Raise it when other weights are drawn, or other files written."""
 _CHUNK: Final = 1 << 22
 """Numbers that are drawn at once."""
@@ -181,4 +181,6 @@ def _entries(spec: Any, path: Path) -> dict[str, int]:
 def _tokenizer_config(bos: str, eos: str, pad: str, unk: str) -> dict[str, Any]:
     """What transformers and mlx-lm need beside a ``tokenizer.json``."""
     tokens = {"bos_token": bos, "eos_token": eos, "pad_token": pad, "unk_token": unk}
-    return {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **tokens}
+    # As Gemma's own: without the names, some tokenizers also give segments, which generate() refuses.
+    names = {"model_input_names": ["input_ids", "attention_mask"]}
+    return {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **names, **tokens}

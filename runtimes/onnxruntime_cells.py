@@ -29,7 +29,9 @@ _STEP: Final = 64
 _SLACK: Final = 2 * _STEP
 """Cells that a bound view may have too many before it is bound anew."""
 _MOST: Final = 64
-"""Tokens, and rows of logits, of passes whose memory is kept for the next; and how many sizes of passes are kept."""
+"""Tokens, and rows of logits, of passes whose memory is kept for the next."""
+_SIZES: Final = 256
+"""How many sizes of passes are kept, those used last; to bind one that was not seen before takes a tenth of a pass."""
 
 
 @dataclass(frozen=True)
@@ -216,13 +218,13 @@ class Caches:
 
     def bound(self, views: Views, tokens: int, rows: int) -> Bound:
         """What a pass is bound to: such as were used before, where they are small."""
-        found = self._known.get((tokens, rows)) or Bound(self._session, self.layout, self._place, tokens, rows)
+        found = self._known.pop((tokens, rows), None) or Bound(self._session, self.layout, self._place, tokens, rows)
         logits = self._logits
         if rows > len(logits):
             logits = np.empty((rows, self.layout.vocab), np.float32)
         if max(tokens, rows) <= _MOST:
-            if len(self._known) == _MOST:
-                self._known.clear()
+            if len(self._known) == _SIZES:
+                del self._known[next(iter(self._known))]
             self._known[tokens, rows], self._logits = found, logits
         found.bind(self.memory, views, logits)
         return found
