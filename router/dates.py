@@ -14,43 +14,23 @@ from datetime import date, time, timedelta
 from functools import lru_cache
 from typing import Final, TypeVar
 
+from router.spoken import MONTHS, WEEKDAYS, plain
+
 Said = TypeVar("Said")
 About = TypeVar("About")
 
 MOST: Final = 64
 """Readings of one request; what is said less plainly is left out."""
 
-_WEEKDAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
-_MONTHS: Final = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october",
-                  "november", "december")  # fmt: skip
-_UNITS: Final = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-                 "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")  # fmt: skip
-_NTHS: Final = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth",
-                "eleventh", "twelfth", "thirteenth", "fourteenth", "fifteenth", "sixteenth", "seventeenth",
-                "eighteenth", "nineteenth")  # fmt: skip
-_TENS: Final = {"twenty": 20, "thirty": 30, "forty": 40, "fifty": 50}
-_NUMBERS: Final = {word: number for number, word in enumerate(_UNITS, start=1)}
-_ORDINALS: Final = {word: number for number, word in enumerate(_NTHS, start=1)} | {"twentieth": 20, "thirtieth": 30}
-_SHORT: Final = (
-    {day[:3]: day for day in _WEEKDAYS}
-    | {month[:3]: month for month in _MONTHS}
-    | {"tues": "tuesday", "thur": "thursday", "thurs": "thursday", "sept": "september"}
-    | dict.fromkeys(("tmrw", "tmr", "tmrow", "tomo"), "tomorrow")
-    | {"tonite": "tonight", "hrs": "hours", "hr": "hour", "mins": "minutes", "min": "minute", "midday": "noon"}
-    | {"lunchtime": "noon", "xmas": "christmas"}
-)
-_WORDS: Final = (*_WEEKDAYS, *_MONTHS, "tomorrow", "tonight", "today", "weekend", "morning", "afternoon", "evening",
-                 "fortnight", "quarter")  # fmt: skip
-"""What a misspelt word may have been."""
 _HOLIDAYS: Final = {
     "christmas eve": (12, 24), "boxing day": (12, 26), "christmas": (12, 25), "halloween": (10, 31),
     "new year s eve": (12, 31), "new years eve": (12, 31), "new year": (1, 1), "valentine": (2, 14),
 }  # fmt: skip
-_WEEKDAY: Final = rf"(?P<weekday>{'|'.join(_WEEKDAYS)})"
-_ON: Final = rf"(?:\b(?:{'|'.join(_WEEKDAYS)}) ?,? (?:the )?)?"
+_WEEKDAY: Final = rf"(?P<weekday>{'|'.join(WEEKDAYS)})"
+_ON: Final = rf"(?:\b(?:{'|'.join(WEEKDAYS)}) ?,? (?:the )?)?"
 """A weekday beside a day of the month."""
 _NOT_MINUTES: Final = r"(?<![:.])(?<!\bat )(?<!\bpast )(?<!\bto )(?<!@ )"
-_MONTH: Final = rf"(?P<month>{'|'.join(_MONTHS)})"
+_MONTH: Final = rf"(?P<month>{'|'.join(MONTHS)})"
 _NO_CLOCK: Final = r"(?! ?(?:[:.]\d|h\b|[ap] ?\.? ?m\b|oclock|hours))"
 _YEAR: Final = r"(?: ?,? (?P<year>20\d\d)\b)?"
 _HALF: Final = r"(?P<half>[ap]) ?\.? ?m\b"
@@ -100,7 +80,7 @@ def readings(text: str, today: date) -> tuple[tuple[date, ...], tuple[time, ...]
     nothing. 3/4 is the fourth of March and the third of April. An hour without "am" or "pm" is before and after noon,
     unless the request speaks of one time only and of a part of the day, or a meal, that has but one of them.
     """
-    said = _plain(text)
+    said = plain(text)
     if not re.search(_CALENDAR, said):
         return (), ()
     days, rest = _read(said, _DAYS, today)
@@ -112,7 +92,7 @@ def readings(text: str, today: date) -> tuple[tuple[date, ...], tuple[time, ...]
 
 
 _CALENDAR: Final = "|".join(
-    (r"\d|noon|night|today|morr?ow|yesterday|week|month|morning|afternoon|evening", *_WEEKDAYS, *_HOLIDAYS)
+    (r"\d|noon|night|today|morr?ow|yesterday|week|month|morning|afternoon|evening", *WEEKDAYS, *_HOLIDAYS)
 )
 """What every day and time has something of."""
 _PARTS: Final[dict[str, Container[int]]] = {
@@ -139,62 +119,12 @@ def _read(
     return tuple(found), said
 
 
-def _plain(text: str) -> str:
-    """`text` in lower case, words as usually spelled, figures for numbers: "on Twenty-third Febuary" gives ``on 23th
-    february``."""
-    words: list[str] = []
-    tens = 0
-    for piece in re.findall(r"\d+(?:st|nd|rd|th)\b|\d+|[^\W\d_]+|[^\s']", _straight(text)):
-        if tens and piece == "-":
-            continue
-        word = _spelled(piece)
-        number = _NUMBERS.get(word, _ORDINALS.get(word, _TENS.get(word)))
-        if tens and number is not None and number < 10:
-            words.pop()
-            number += tens
-        tens = _TENS.get(word, 0)
-        words.append(word if number is None else f"{number}{'th' if word in _ORDINALS else ''}")
-    return re.sub(r"(?<=\d) ([:./-]) (?=\d)", r"\1", " ".join(words))
-
-
-def _straight(text: str) -> str:
-    """`text` in lower case with the apostrophes and dashes of a keyboard."""
-    return text.lower().replace("\u2019", "'").replace("\u2013", "-").replace("o'clock", "oclock")
-
-
-@lru_cache(maxsize=4096)
-def _spelled(word: str) -> str:
-    """A word as it is usually spelled: not cut short, and without one mistake (two in a long word; in one of five
-    letters only a swap: a match is not in March)."""
-    if word in _SHORT:
-        return _SHORT[word]
-    if len(word) < 5 or word in _NUMBERS or word in _ORDINALS or word in _TENS:
-        return word
-    near = {known: _mistakes(word, known) for known in _WORDS if len(known) > 5 or sorted(known) == sorted(word)}
-    likest = min(near, key=lambda known: near[known])
-    return likest if near[likest] <= (2 if len(word) > 7 else 1) else word
-
-
-def _mistakes(a: str, b: str) -> int:
-    """How many letters were changed, left out, put in or swapped with their neighbour (optimal string alignment)."""
-    rows = [list(range(len(b) + 1))]
-    for i, letter in enumerate(a, start=1):
-        row = [i]
-        for j, other in enumerate(b, start=1):
-            least = min(row[-1] + 1, rows[-1][j] + 1, rows[-1][j - 1] + (letter != other))
-            if i > 1 and j > 1 and (letter, a[i - 2]) == (b[j - 2], other):
-                least = min(least, rows[-2][j - 2] + 1)
-            row.append(least)
-        rows.append(row)
-    return rows[-1][-1]
-
-
 def _iso(match: re.Match[str], today: date) -> Iterator[date]:
     yield date(int(match["year"]), int(match["month"]), int(match["day"]))
 
 
 def _of_month(match: re.Match[str], today: date) -> Iterator[date]:
-    yield from _coming(_MONTHS.index(match["month"]) + 1, int(match["day"]), match["year"], today)
+    yield from _coming(MONTHS.index(match["month"]) + 1, int(match["day"]), match["year"], today)
 
 
 def _slashed(match: re.Match[str], today: date) -> Iterator[date]:
@@ -255,24 +185,23 @@ def _away(start: date, number: int, unit: str) -> date:
 
 
 def _weekday_in_weeks(match: re.Match[str], today: date) -> Iterator[date]:
-    """ "Tuesday in two weeks": of the week two weeks ahead, or two weeks after the coming one."""
-    week, weeks = today + timedelta(7 * _number(match["number"])), _number(match["number"])
-    found = week + timedelta(_WEEKDAYS.index(match["weekday"]) - week.weekday())
-    yield from dict.fromkeys((found, next(_weekday(match, today)) + timedelta(7 * weeks)))
+    """As "Tuesday in two weeks": of the week two weeks ahead, or two weeks after the coming one."""
+    weeks = timedelta(7 * _number(match["number"]))
+    yield today + weeks + timedelta(WEEKDAYS.index(match["weekday"]) - today.weekday())
+    yield next(_weekday(match, today)) + weeks
 
 
 def _nth_weekday(match: re.Match[str], today: date) -> Iterator[date]:
-    """ "The first monday of april", the "last friday of the month": the next such day to come, or today."""
-    said, weekday = match.groupdict(), _WEEKDAYS.index(match["weekday"])
+    """As "the first monday of april" or "the last friday of the month": the next such day to come, or today."""
+    said, weekday = match.groupdict(), WEEKDAYS.index(match["weekday"])
     year, month = int(said["year"] or today.year), today.month
     if said["next"]:
         year, month = year + month // 12, month % 12 + 1
     elif said["month"]:
-        month = _MONTHS.index(said["month"]) + 1
+        month = MONTHS.index(said["month"]) + 1
     found = _weekday_of(year, month, weekday, said["nth"])
-    yield (
-        found if found >= today or said["year"] or said["this"] else _weekday_of(year + 1, month, weekday, said["nth"])
-    )
+    past = found < today and not said["year"] and not said["this"]
+    yield _weekday_of(year + 1, month, weekday, said["nth"]) if past else found
 
 
 def _weekday_of(year: int, month: int, weekday: int, nth: str) -> date:
@@ -284,7 +213,7 @@ def _weekday_of(year: int, month: int, weekday: int, nth: str) -> date:
 
 
 def _last_weekday(match: re.Match[str], today: date) -> Iterator[date]:
-    yield today - timedelta((today.weekday() - _WEEKDAYS.index(match["weekday"]) - 1) % 7 + 1)
+    yield today - timedelta((today.weekday() - WEEKDAYS.index(match["weekday"]) - 1) % 7 + 1)
 
 
 def _unread(match: re.Match[str], today: date) -> Iterator[date]:
@@ -297,11 +226,11 @@ def _dotted(match: re.Match[str], today: date) -> Iterator[date]:
 
 
 def _weekday(match: re.Match[str], today: date) -> Iterator[date]:
-    yield today + timedelta((_WEEKDAYS.index(match["weekday"]) - today.weekday() - 1) % 7 + 1)
+    yield today + timedelta((WEEKDAYS.index(match["weekday"]) - today.weekday() - 1) % 7 + 1)
 
 
 def _next_weekday(match: re.Match[str], today: date) -> Iterator[date]:
-    yield today + timedelta(7 - today.weekday() + _WEEKDAYS.index(match["weekday"]))
+    yield today + timedelta(7 - today.weekday() + WEEKDAYS.index(match["weekday"]))
 
 
 def _week_after_weekday(match: re.Match[str], today: date) -> Iterator[date]:
