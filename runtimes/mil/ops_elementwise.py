@@ -37,13 +37,21 @@ def real_div(x: Array, y: Array) -> Array:
 @operation
 def floor_div(x: Array, y: Array) -> Array:
     """iOS15.elementwise_binary.floor_div: the largest whole number that is no larger than x / y."""
+    _check_divisor(y)
     return np.floor_divide(x, y)
 
 
 @operation
 def mod(x: Array, y: Array) -> Array:
     """iOS15.elementwise_binary.mod: x - y * floor(x / y), with y's sign."""
+    _check_divisor(y)
     return np.mod(x, y)
+
+
+def _check_divisor(y: Array) -> None:
+    """A whole number divided by zero has no defined result: an error here."""
+    if np.issubdtype(y.dtype, np.integer) and not y.all():
+        raise ZeroDivisionError("an integer is divided by zero")
 
 
 @operation
@@ -140,8 +148,9 @@ def cast(x: Array, dtype: str) -> Array:
         return x.astype(np.float32, copy=False)
     target = NUMPY[dtype]
     if issubclass(target, np.integer) and x.size and x.dtype != np.bool_:
-        limits, low, high = np.iinfo(target), x.min(), x.max()
-        if not limits.min <= low <= high <= limits.max:
+        limits = np.iinfo(target)
+        # As Python's integers: in float32 the largest int32 is 2**31.
+        if not (np.isfinite(x).all() and limits.min <= int(x.min()) and int(x.max()) <= limits.max):
             raise OverflowError(f"cast to {dtype}: a value lies outside {limits.min}..{limits.max}")
     return x.astype(target, copy=False)
 

@@ -193,7 +193,7 @@ def _slices(
     out: list[slice | int] = []
     for axis in range(x.ndim):
         if squeeze_mask is not None and squeeze_mask[axis]:
-            out.append(int(begin[axis]))
+            out.append(0 if begin_mask is not None and begin_mask[axis] else int(begin[axis]))
             continue
         first = None if begin_mask is not None and begin_mask[axis] else int(begin[axis])
         last = None if end_mask is not None and end_mask[axis] else int(end[axis])

@@ -74,7 +74,7 @@ def reduce_log_sum_exp(x: Array, axes: Array | None = None, keep_dims: Array | b
 def reduce_argmax(
     x: Array, axis: Array | int = -1, keep_dims: Array | bool = False, output_dtype: str = "int32"
 ) -> Array:
-    """iOS17.reduction.reduce_argmax: of equal ones the first."""
+    """iOS17.reduction.reduce_argmax: of equal ones the first; the reference leaves it open."""
     return np.asarray(np.argmax(x, axis=int(axis), keepdims=bool(keep_dims)), dtype=NUMPY[output_dtype])
 
 
@@ -82,7 +82,7 @@ def reduce_argmax(
 def reduce_argmin(
     x: Array, axis: Array | int = -1, keep_dims: Array | bool = False, output_dtype: str = "int32"
 ) -> Array:
-    """iOS17.reduction.reduce_argmin: of equal ones the first."""
+    """iOS17.reduction.reduce_argmin: of equal ones the first; the reference leaves it open."""
     return np.asarray(np.argmin(x, axis=int(axis), keepdims=bool(keep_dims)), dtype=NUMPY[output_dtype])
 
 

@@ -62,8 +62,8 @@ def expand_dims(x: Array, axes: Array) -> Array:
 
 @view
 def squeeze(x: Array, axes: Array | None = None) -> Array:
-    """iOS17.tensor_transformation.squeeze"""
-    return np.squeeze(x, None if axes is None else tuple(int(n) for n in axes))
+    """iOS17.tensor_transformation.squeeze: of `axes` those whose size is 1; without them all such."""
+    return np.squeeze(x, None if axes is None else tuple(int(n) for n in axes if x.shape[int(n)] == 1))
 
 
 @view
@@ -167,7 +167,8 @@ def cumsum(x: Array, axis: Array | int = 0, exclusive: Array | bool = False, rev
     turned = np.flip(x, at) if reverse else x
     total = np.cumsum(turned, axis=at, dtype=x.dtype)
     if exclusive:
-        total = total - turned
+        before = total.take(range(total.shape[at] - 1), axis=at)
+        total = np.insert(before, 0, 0, axis=at)
     return np.flip(total, at).copy() if reverse else total
 
 

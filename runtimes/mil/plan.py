@@ -147,9 +147,11 @@ class _Planner:
 
     def _rounds(self, op: Operation) -> bool:
         """Whether outputs that are float16 are still to be rounded to it: not elements that were already."""
-        moved = op.type in MOVES and all(
-            self.dtypes.get(name) != "fp32" for names in op.inputs.values() for name in names
-        )
+        if op.type == "cast":  # whole numbers too may lie between two of float16
+            moved = all(self.dtypes.get(name) == "fp16" for name in op.inputs.get("x", ()))
+        else:
+            given = (self.dtypes.get(name) for names in op.inputs.values() for name in names)
+            moved = op.type in MOVES and "fp32" not in given
         return self.precision == "declared" and not moved
 
     def _write(self, op: Operation) -> Write | None:

@@ -74,6 +74,8 @@ def unary() -> Iterator[Example]:
     yield Example("threshold", {"x": X, "alpha": HALF}, lambda x, alpha: x.clamp(min=0.5))
     yield Example("clip", {"x": X, "alpha": -HALF, "beta": ONE}, lambda x, alpha, beta: x.clamp(-0.5, 1.0))
     yield Example("cast", {"x": X * 9, "dtype": "int32"}, lambda x, dtype: x.to(torch.int32))
+    edge = np.array([127.9, -128.4, 0.5], np.float32)
+    yield Example("cast", {"x": edge, "dtype": "int8"}, lambda x, dtype: x.to(torch.int8))
     yield Example("cast", {"x": X, "dtype": "bool"}, lambda x, dtype: x != 0)
     yield Example("cast", {"x": WHOLE, "dtype": "fp32"}, lambda x, dtype: x.float())
     yield Example("cast", {"x": WHOLE, "dtype": "int16"}, lambda x, dtype: x.to(torch.int16))
@@ -234,6 +236,11 @@ def reductions() -> Iterator[Example]:
         )  # fmt: skip
 
 
+def before(x: Tensor) -> Tensor:
+    """Running sums along axis 1 without the element itself."""
+    return torch.cat([torch.zeros_like(x[:, :1]), x.cumsum(1)[:, :-1]], 1)
+
+
 def shapes() -> Iterator[Example]:
     yield Example("shape", {"x": X}, lambda x: torch.tensor(x.shape, dtype=torch.int32))
     yield Example("reshape", {"x": X, "shape": ints(4, -1)}, lambda x, shape: x.reshape(4, 6))
@@ -248,6 +255,7 @@ def shapes() -> Iterator[Example]:
     yield Example("transpose", {"x": X, "perm": ints(2, 0, 1)}, lambda x, perm: x.permute(2, 0, 1))
     yield Example("expand_dims", {"x": X, "axes": ints(0, -1)}, lambda x, axes: x[None, ..., None])
     yield Example("squeeze", {"x": X[:1], "axes": ints(0)}, lambda x, axes: x[0])
+    yield Example("squeeze", {"x": X[:1], "axes": ints(0, 1)}, lambda x, axes: x[0])
     yield Example("reverse", {"x": X, "axes": ints(0, 2)}, lambda x, axes: x.flip(0, 2))
     yield Example("concat", {"values": [X, X[:, :1]], "axis": 1}, lambda values, axis: torch.cat(values, 1))
     yield Example(
@@ -285,7 +293,9 @@ def shapes() -> Iterator[Example]:
     yield Example("band_part", {"x": square, "lower": 1, "upper": 2}, lambda x, lower, upper: x.triu(-1).tril(2))
     yield Example("cumsum", {"x": X, "axis": 1}, lambda x, axis: x.cumsum(1))
     yield Example("cumsum", {"x": X, "axis": 2, "reverse": True}, lambda x, axis, reverse: x.flip(2).cumsum(2).flip(2))
-    yield Example("cumsum", {"x": X, "axis": 1, "exclusive": True}, lambda x, axis, exclusive: x.cumsum(1) - x)
+    yield Example("cumsum", {"x": X, "axis": 1, "exclusive": True}, lambda x, axis, exclusive: before(x))
+    steep = np.array([[1, 1e8, np.inf, 2]], np.float32)
+    yield Example("cumsum", {"x": steep, "axis": 1, "exclusive": True}, lambda x, axis, exclusive: before(x))
     yield Example("non_zero", {"x": np.maximum(X, 0)}, lambda x: x.nonzero().int())
 
 
@@ -318,6 +328,12 @@ def indexing() -> Iterator[Example]:
         {"x": X, "begin": ints(1, -2, 0), "end": ints(0, 0, -1), "begin_mask": bools(False, False, True),
          "end_mask": bools(False, True, False), "squeeze_mask": bools(True, False, False)},
         lambda x, begin, end, begin_mask, end_mask, squeeze_mask: x[1, -2:, :-1],
+    )  # fmt: skip
+    yield Example(
+        "slice_by_index",
+        {"x": X, "begin": ints(1, 0, 0), "end": ints(0, 3, 4), "begin_mask": bools(True, False, False),
+         "squeeze_mask": bools(True, False, False)},
+        lambda x, begin, end, begin_mask, squeeze_mask: x[0],
     )  # fmt: skip
     yield Example("slice_by_size", {"x": X, "begin": ints(0, 1, -3), "size": ints(-1, 2, 2)},
                   lambda x, begin, size: x[:, 1:3, 1:3])  # fmt: skip

@@ -144,6 +144,15 @@ class TestPrecision:
         got = mil.execute(plan, {"x": np.full(3, 1.0, np.float32)}, {})["rest"]
         assert got.dtype == np.float32 and (got == want).all()
 
+    def test_whole_numbers_are_rounded_too(self, tmp_path: Path) -> None:
+        def body(given: dict[str, Any]) -> list[Any]:
+            half = mb.cast(x=mb.cast(x=given["x"], dtype="int32"), dtype="fp16")
+            return [mb.cast(x=half, dtype="fp32", name="out")]
+
+        plan = planned(saved(tmp_path, {"x": tensor(3)}, body))
+        out = mil.execute(plan, {"x": np.array([2049.0, 70000.0, 3.0], np.float32)}, {})["out"]
+        assert out.tolist() == [2048.0, np.inf, 3.0]
+
     def test_overflow_is_infinite(self, tmp_path: Path) -> None:
         def body(given: dict[str, Any]) -> list[Any]:
             half = mb.cast(x=given["x"], dtype="fp16")
