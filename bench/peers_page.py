@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from bench.page import head, machine_section, remarks, run_notes, section, times
-from bench.tables import Table, ms, number, percent, with_interval
+from bench.tables import Table, ms, number, overhead, percent, with_interval
 
 EXPENDABLE: Final = ("side", "precision", "overhead", "passes", "tool", "n", "baseline")
 """What a narrow terminal does without, first to last."""
@@ -13,8 +13,8 @@ LEGEND: Final = (
     "exact: tool and all arguments right; p50/p95: from the request as a string to the parsed calls; times: median of "
     "the contender over that of the baseline, on the cases that both were timed on in the same blocks, with its 95% "
     "interval (paired bootstrap over cases): 3.00 takes three times as long; passes: forward passes of a request; n: "
-    "timed requests; overhead: p50 over what the runtime's bare API needs for the same passes. '(!)': significantly "
-    "less accurate than the baseline (exact McNemar test, 5%): a fast wrong call is worth nothing."
+    "timed requests; overhead: p50 of one request over what the runtime's bare API needs for its passes. '(!)': "
+    "significantly less accurate than the baseline (exact McNemar test, 5%): a fast wrong call is worth nothing."
 )
 
 
@@ -61,7 +61,7 @@ def _contenders(report: dict[str, Any]) -> Table:
                 one["baseline"] or "-",
                 str(latency["n"]),
                 number(one["forward_passes"], 3),
-                "-" if one["overhead"] is None else f"{one['overhead']:.2f}x",
+                overhead(one),
             )
         )
     columns = (

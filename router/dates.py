@@ -260,7 +260,7 @@ _DAYS: Final[dict[str, Callable[[re.Match[str], date], Iterator[date]]]] = {
     rf"{_NOT_MINUTES}\b(?P<day>\d\d?)\.(?P<month>\d\d?) \.(?= \w)": _dotted,
     r"\b(?P<a>\d\d?)/(?P<b>\d\d?)(?:/(?P<year>(?:20)?\d\d))?\b": _slashed,
     r"\b(?P<a>\d\d?)[.-](?P<b>\d\d?)[.-](?P<year>(?:20)?\d\d)\b": _slashed,
-    "|".join(_HOLIDAYS): _holiday,
+    rf"\b(?:{'|'.join(_HOLIDAYS)})\b": _holiday,
     rf"\b(?:(?:in|after|for) )?{_LENGTH}": _unread,
     rf"\b{_WEEKDAY} in (?:a )?{_AMOUNT} weeks?\b": _weekday_in_weeks,
     rf"\bin (?:a )?{_AMOUNT} {_UNIT}\b": _later,

@@ -183,7 +183,7 @@ class Run:
         best = index if among is None else int(among[index])
         self.check(float(logits[index]))
         if among is not None:
-            matcher.accept(best)
+            best = self.settle(best, among, logits, matcher)
         elif self.decisions is not None or not matcher.take(best):
             ids = matcher.allowed(len(logits))
             if len(ids) == 0:
@@ -196,11 +196,21 @@ class Run:
                 margin = top - float(values.max())
                 self.decisions.append(Decision(self.position, len(ids), best, margin))
             self.check(top)
-            matcher.accept(best)
+            best = self.settle(best, ids, values, matcher)
         if self.guide is not None:
             self.guide.chosen(best, copied)
         self.grammar += perf_counter() - clock
         self.decide(best)
+        return best
+
+    def settle(self, best: int, ids: Ids, values: Logits, matcher: Matcher) -> int:
+        """Walk past `best`, or past the next where that gives a key twice, which masks do not tell of all tokens."""
+        if not matcher.take(best):
+            order = (int(ids[index]) for index in np.argsort(-values, kind="stable"))
+            found = next((token for token in order if matcher.take(token)), None)
+            if found is None:
+                raise GrammarError("the grammar cannot go on: every token that it allows would give a key twice")
+            return found
         return best
 
     def free(self, request: Sequence[int], stop_ids: frozenset[int], limit: int) -> Generator[Pass, Logits, Decoded]:

@@ -1,6 +1,6 @@
 """Keeps a free-form object from having a key twice, which no grammar without memory can.
 
-What ends a key that stands already is never allowed. Nor is one begun that stands already, where the request says it
+What ends a key that stands already is not allowed. Nor is one begun that stands already, where the request says it
 and nothing else that begins so: behind ``{alpha:2,`` no second "alpha" is begun, but "alphabet" is where the request
 speaks of one, too.
 """
@@ -17,7 +17,7 @@ from router.toolset import Schema, Toolset
 from router.vocabulary import SPACE
 
 _KEY, _VALUE, _STRING = range(3)
-_STRUCTURE: Final = frozenset("{}[],:")
+_STRUCTURE: Final = frozenset(b"{}[],:")
 
 
 class Spellings:
@@ -27,19 +27,27 @@ class Spellings:
         self.vocabulary = tokenizer.vocabulary
         self.escape = tokenizer.control_id(tokenizer.wire.escape)
         self.start_call = tokenizer.control_id(tokenizer.wire.start_call)
-        self.names = " ".join(sorted({name for tool in toolset for name in _names(tool.parameters)}))
-        self._known: dict[int, tuple[str, bool]] = {}
+        self.names = frozenset(name.encode() for tool in toolset for name in _names(tool.parameters))
+        self._known: dict[int, tuple[bytes, bool]] = {}
 
-    def of(self, token: int) -> tuple[str, bool]:
-        """Its text, and whether that has any structure; bytes that are part of a character have none."""
+    def of(self, token: int) -> tuple[bytes, bool]:
+        """Its bytes, and whether there is any structure among them."""
         known = self._known.get(token)
         if known is None:
-            text = (self.vocabulary.spelling(token) or b"").decode(errors="replace")
+            text = self.vocabulary.spelling(token) or b""
             known = self._known[token] = text, not _STRUCTURE.isdisjoint(text)
         return known
 
-    def find(self, text: str) -> int | None:
-        return self.vocabulary.find(text.replace(" ", SPACE))
+    def byte(self, number: int) -> int | None:
+        """The token of one byte of a character that has none of its own."""
+        return self.vocabulary.find(f"<0x{number:02X}>")
+
+    def find(self, text: bytes) -> int | None:
+        """The token that spells that; None where there is none, or where it ends within a character."""
+        try:
+            return self.vocabulary.find(text.decode().replace(" ", SPACE))
+        except UnicodeDecodeError:
+            return None
 
 
 def _names(schema: Schema) -> Iterator[str]:
@@ -53,11 +61,11 @@ class Keys:
 
     def __init__(self, spellings: Spellings, request: str) -> None:
         self._spellings = spellings
-        self._words = f"_{_joined(f'{request} {spellings.names}')}_"
-        self._open: tuple[frozenset[str] | None, ...] = ()
+        self._request = " ".join(re.findall(r"\w+", request))
+        self._open: tuple[frozenset[bytes] | None, ...] = ()
         """The objects and, as None, lists within each other."""
         self._state = _VALUE
-        self._key = ""
+        self._key = b""
 
     def copy(self) -> Keys:
         return copy(self)
@@ -72,7 +80,7 @@ class Keys:
         elif self._state != _STRING:
             text, structured = spellings.of(token)
             if structured:
-                return all(self._step(character) for character in text)
+                return all(self._step(text[at : at + 1]) for at in range(len(text)))
             if self._state == _KEY:
                 self._key += text
         return True
@@ -82,35 +90,37 @@ class Keys:
         if self._state == _STRING or not self._open:
             return True
         text, structured = self._spellings.of(token)
-        if self._state == _VALUE and not (structured and "," in text):
+        if self._state == _VALUE and not (structured and b"," in text):
             return True
         ahead = self.copy()
         return ahead.take(token) and not ahead._repeats()
 
     def barred(self) -> list[int]:
-        """The tokens that keys do not allow here, of those that spell the beginning of one, or end one."""
+        """Tokens that keys do not allow here: those that spell the beginning of one that stands, or end one. Others may
+        not be allowed either."""
         if self._state == _STRING or not self._open or not self._open[-1]:
             return []
-        before, begun = ("", self._key) if self._state == _KEY else (",", "")
+        before, begun = (b"", self._key) if self._state == _KEY else (b",", b"")
         rests = [key[len(begun) :] for key in self._open[-1] if key.startswith(begun)]
         texts = {rest[:end] for rest in rests for end in range(1, len(rest) + 1)}
-        texts |= {f"{rest}:{value}" for rest in rests for value in ("", "{", "[")}
-        found = (self._spellings.find(before + text) for text in texts)
+        texts |= {rest + value for rest in rests for value in (b":", b":{", b":[")}
+        found = [self._spellings.find(before + text) for text in texts]
+        found += [self._spellings.byte(rest[0]) for rest in rests if rest and not before]
         return [token for token in found if token is not None and not self.allows(token)]
 
-    def _step(self, character: str) -> bool:
-        if character not in _STRUCTURE:
+    def _step(self, byte: bytes) -> bool:
+        if byte not in b"{}[],:":
             if self._state == _KEY:
-                self._key += character
-        elif character == "{":
-            self._open, self._state, self._key = (*self._open, frozenset()), _KEY, ""
-        elif character == "[":
+                self._key += byte
+        elif byte == b"{":
+            self._open, self._state, self._key = (*self._open, frozenset()), _KEY, b""
+        elif byte == b"[":
             self._open = (*self._open, None)
-        elif character in "}]":
+        elif byte in b"}]":
             self._open, self._state = self._open[:-1], _VALUE
         elif self._open and (keys := self._open[-1]) is not None:
-            if character == ",":
-                self._state, self._key = _KEY, ""
+            if byte == b",":
+                self._state, self._key = _KEY, b""
             elif self._state == _KEY:
                 self._open, self._state = (*self._open[:-1], keys | {self._key}), _VALUE
                 return self._key not in keys
@@ -122,14 +132,19 @@ class Keys:
             return False
         return any(key.startswith(self._key) and not self._elsewhere(key) for key in self._open[-1])
 
-    def _elsewhere(self, key: str) -> bool:
+    def _elsewhere(self, key: bytes) -> bool:
         """Whether what is written of `key` so far begins something else that is said or declared, or nothing such."""
-        begun, whole = _joined(self._key), f"_{_joined(key)}_"
-        places = (found.start() for found in re.finditer(re.escape(f"_{begun}"), self._words))
-        said = [self._words.startswith(whole, place) for place in places]
-        return not said or not all(said)
+        if any(name != key and name.startswith(self._key) for name in self._spellings.names):
+            return True
+        whole = rf"{_said(key)}(?= |$)"
+        as_written = re.search(rf"\b{whole}", self._request) is not None
+        entire = re.compile(whole, 0 if as_written else re.IGNORECASE)
+        begun = re.finditer(rf"\b{_said(self._key)}", self._request, re.IGNORECASE)
+        found = [entire.match(self._request, place.start()) is not None for place in begun]
+        return not all(found) or not found
 
 
-def _joined(text: str) -> str:
-    """Words in lower case with underscores between them."""
-    return re.sub(r"[\W_]+", "_", text.lower()).strip("_")
+def _said(key: bytes) -> str:
+    """An expression for how a key may be said: where it has marks, with them or with spaces."""
+    parts = re.split(r"([\W_]+)", key.decode(errors="replace"))
+    return "".join("[ _]" if at % 2 else re.escape(part) for at, part in enumerate(parts))

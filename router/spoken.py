@@ -40,6 +40,8 @@ def plain(text: str) -> str:
             continue
         word = _spelled(piece)
         number = _NUMBERS.get(word, _ORDINALS.get(word, _TENS.get(word)))
+        if word == "second" and words and (words[-1].isdigit() or words[-1] == "a") and not tens:
+            number = None  # of a minute
         if tens and number is not None and number < 10:
             words.pop()
             number += tens

@@ -16,6 +16,7 @@ from router.toolset_load import from_dict
 from router.wire import render_completion
 
 USER = "run it with alpha 2, learning rate 3, learning steps 4 and the alphabet"
+PAIRS = "color red, color_temp 3000, CO 1 and Co 2, \u5927 1"
 PROPERTIES = {"name": {"type": "string"}, "o": {"type": "object"}, "naming": {"type": "integer"}}
 
 
@@ -86,6 +87,14 @@ def test_no_key_is_written_twice(grammar: Grammar, good: str, bad: str) -> None:
     whole = call(good + bad)
     assert walked(grammar, whole) < len(grammar.tokenizer.encode(whole))
     assert walked(grammar, whole) >= begun - 1
+
+
+@pytest.mark.parametrize(
+    "inner", ["{color:1,color_temp:2}", "{CO:1,Co:2}", "{\u5927:1,\u5c0f:2}", "{start:1,start_time:2}"]
+)
+def test_keys_that_begin_alike_are_not_one(grammar: Grammar, inner: str) -> None:
+    assert accepts(grammar, call(inner), PAIRS)
+    assert not accepts(grammar, call(inner.replace("}", f",{inner[1:].partition(':')[0]}:3}}")), PAIRS)
 
 
 def test_what_begins_a_said_key_again_is_barred_at_once(grammar: Grammar) -> None:
