@@ -68,8 +68,8 @@ class LoraConfig:
             if isinstance(getattr(self, name), str):
                 raise UserError(f"{name} is one name; a list of names is expected")
         for target in self.targets:
-            if target.rpartition(".")[2] not in LINEAR:
-                there = f"{', '.join(LINEAR)}{near(target, LINEAR)}"
+            if target.rpartition(".")[2] not in (*LINEAR, "embed_tokens", "lm_head"):
+                there = f"{', '.join(sorted(LINEAR))}{near(target, LINEAR)}"
                 raise UserError(f"targets: the base has no linear layer {target!r}; there are {there}")
         if self.quantize not in QUANTIZE:
             raise UserError(f"quantize is {self.quantize!r}; there are {', '.join(QUANTIZE)}")

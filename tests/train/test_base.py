@@ -116,6 +116,7 @@ def test_a_stage_is_not_gone_on_with_nor_taken_as_finished_under_another_recipe(
 ) -> None:
     run, tools = tmp_path / "out" / "tools" / "run", config.stages[1]
     claim(run, recipe(config, corpora))
+    (run / "loss.csv").touch()
     other = replace(config, stages=[replace(tools, **stage)], **changes)
     with pytest.raises(UserError, match=rf"tools/run/recipe.json: made with another configuration \({which}") as caught:
         train_base(other, corpora, tmp_path / "out", quiet)
