@@ -7,7 +7,7 @@ case-insensitive strings folded. The order of arguments does not matter, the ord
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -53,8 +53,9 @@ class Case:
         }
 
 
-def load_cases(path: str | Path) -> list[Case]:
-    """The cases of a JSON-lines file, blank lines passed over. Raises `CaseError` with the line that is wrong."""
+def load_cases(path: str | Path, check: Callable[[str, Case], None] = lambda place, case: None) -> list[Case]:
+    """The cases of a JSON-lines file, blank lines passed over. Raises `CaseError` with the line that is wrong, and
+    whatever `check` raises of a case and its place."""
     path = Path(path)
     cases: list[Case] = []
     lines: dict[str, int] = {}
@@ -69,6 +70,7 @@ def load_cases(path: str | Path) -> list[Case]:
         case = case_from_dict(data, place)
         if case.id in lines:
             raise CaseError(f"{place}: id: {case.id!r} is already the id of line {lines[case.id]}; ids must differ")
+        check(place, case)
         lines[case.id] = number
         cases.append(case)
     if not cases:

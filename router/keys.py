@@ -18,6 +18,7 @@ from router.vocabulary import SPACE
 
 _KEY, _VALUE, _STRING = range(3)
 _STRUCTURE: Final = frozenset(b"{}[],:")
+"""The bytes that open, close and part keys and values."""
 
 
 class Spellings:
@@ -109,7 +110,7 @@ class Keys:
         return [token for token in found if token is not None and not self.allows(token)]
 
     def _step(self, byte: bytes) -> bool:
-        if byte not in b"{}[],:":
+        if byte[0] not in _STRUCTURE:
             if self._state == _KEY:
                 self._key += byte
         elif byte == b"{":

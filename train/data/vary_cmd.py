@@ -11,7 +11,7 @@ from typing import Any
 from router.cases import load_cases
 from router.toolset_load import load_toolset
 from runtimes.errors import UserError
-from train.data.formats import check_case, stream_cases
+from train.data.formats import check_case
 from train.data.vary.asking import Answers, Asker
 from train.data.vary.clients import PROVIDERS, Endpoint, open_client
 from train.data.vary.llm import Asking
@@ -72,9 +72,7 @@ def main(args: argparse.Namespace) -> int:
     plan = plan_of(args)
     out: Path = args.out
     toolset = load_toolset(args.toolset)
-    cases = load_cases(args.cases)
-    for place, case in stream_cases(args.cases):
-        check_case(place, case, toolset)
+    cases = load_cases(args.cases, lambda place, case: check_case(place, case, toolset))
     if out.exists() and out.samefile(args.cases):
         raise UserError(f"{out}: is the file of the cases themselves; choose another --out")
     against = [case for path in args.against for case in load_cases(path)]
