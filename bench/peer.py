@@ -50,6 +50,8 @@ class Kind:
     """Can be made to take given tokens."""
     alone: bool = False
     """Opens `quant` alone, whatever was chosen."""
+    options: tuple[str, ...] = ()
+    """What its program is started with beside what every such peer is."""
     devices: tuple[str, ...] = ("cpu",)
     """Kinds of device that it can be put on; empty for one that takes what it finds."""
 
@@ -90,6 +92,14 @@ PEERS: Final[dict[str, Kind]] = {
     "llama-server": Kind(
         "bench.peer_server", "llama-server POST /completion with cache_prompt and our GBNF", "gguf", "q8_0",
         grammar=True, kept=True, forced=False,
+    ),
+    "llama-server-fa-off": Kind(
+        "bench.peer_server", "llama-server -fa off, POST /completion with cache_prompt and our GBNF", "gguf", "q8_0",
+        grammar=True, kept=True, forced=False, options=("-fa", "off"),
+    ),
+    "llama-server-plain": Kind(
+        "bench.peer_server", "llama-server -fa off, POST /completion with cache_prompt", "gguf", "q8_0",
+        kept=True, forced=False, options=("-fa", "off"),
     ),
     "mlx-lm": Kind(
         "bench.peer_mlx", "mlx_lm.generate behind a copy of a prefilled prompt cache", "mlx", "8bit", kept=True,

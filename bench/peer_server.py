@@ -1,5 +1,5 @@
-"""llama-server: a child process with one slot, asked over a kept-open HTTP connection, the prompt's beginning cached
-and our GBNF sent with every request.
+"""llama-server: a child process with one slot, asked over a kept-open HTTP connection, the prompt's beginning cached;
+our GBNF is sent with every request of a peer that decodes under it.
 
 Requests are those that ``tools/server/README.md`` of llama.cpp documents. ``--swa-full`` spares it the checkpoints that
 it otherwise makes for models with local layers, each of which cuts a prompt in two passes.
@@ -80,17 +80,19 @@ class Server:
         self._log = opening.log
         self._patience = opening.patience_s
         self._asks = {
-            "grammar": opening.grammar,
             "temperature": 0,
             "repeat_penalty": 1.0,
             "n_predict": opening.limit,
             "cache_prompt": True,
             "stop": list(opening.stops),
         }
+        if opening.grammar:
+            self._asks["grammar"] = opening.grammar
         port, threads = _free_port(), str(opening.threads)
         self._command = [
             program, "-m", str(opening.artifact.weights), "--host", HOST, "--port", str(port),
             "-c", str(opening.context_length), "-np", "1", "-t", threads, "-tb", threads, "-ngl", "0", "--swa-full",
+            *opening.kind.options,
         ]  # fmt: skip
         self._connection = http.client.HTTPConnection(HOST, port, timeout=self._patience)
         self._guard: subprocess.Popen[bytes] | None = None

@@ -47,9 +47,11 @@ Opener = Callable[..., Server]
 def opened(program: Program, tmp_path: Path, kiwi: Toolset) -> Iterator[Opener]:
     servers = []
 
-    def open_(behaviour: str, patience_s: float = 20.0) -> Server:
+    def open_(behaviour: str, patience_s: float = 20.0, name: str = "llama-server") -> Server:
+        kind = PEERS[name]
         opening = Opening(
-            kind=PEERS["llama-server"], artifact=made.artifact("gguf-q8_0"), prefix="You are", grammar=gbnf(kiwi),
+            kind=kind, artifact=made.artifact("gguf-q8_0"), prefix="You are",
+            grammar=gbnf(kiwi) if kind.grammar else "",
             stops=("<start_function_response>", "<end_of_turn>"), threads=1, limit=40, context_length=512,
             log=tmp_path / "server.log", patience_s=patience_s, server=program(behaviour),
         )  # fmt: skip
@@ -82,6 +84,15 @@ def test_asks_as_documented(opened: Opener, tmp_path: Path, kiwi: Toolset, monke
     (pid,) = server.pids
     server.close()
     assert ends(pid)
+
+
+def test_a_kind_s_own_options(opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUB_SEEN", str(tmp_path / "seen.jsonl"))
+    plain, usual = opened("good", name="llama-server-plain"), opened("good")
+    assert plain._command[plain._command.index("-fa") + 1] == "off" and "-fa" not in usual._command
+    assert plain.complete("turn the lamp on").ended
+    (body,) = (json.loads(line) for line in (tmp_path / "seen.jsonl").read_text().splitlines())
+    assert "grammar" not in body and body["cache_prompt"] is True
 
 
 def test_an_answer_at_the_limit_has_no_end(opened: Opener) -> None:

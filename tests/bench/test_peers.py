@@ -41,7 +41,7 @@ def test_ours_and_all_peers_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench.peers, "PEERS", {name: PEERS[name] for name in REAL})
     on_linux = [
         *OURS, "transformers@fp32", "transformers-cache@fp32", "optimum@fp32", "llama-cpp-python@q8_0",
-        "llama-cpp-python-gbnf@q8_0", "llama-server@q8_0",
+        "llama-cpp-python-gbnf@q8_0", "llama-server@q8_0", "llama-server-fa-off@q8_0", "llama-server-plain@q8_0",
     ]  # fmt: skip
     monkeypatch.setattr(sys, "platform", "linux")
     assert names() == on_linux

@@ -161,6 +161,7 @@ def spoken(completion: Completion) -> str:
         pytest.param("optimum", ("safetensors", "fp32"), ("onnx", "fp32"), marks=pytest.mark.slow),
         ("llama-cpp-python", ("gguf", "f32"), ("gguf", "f32")),
         ("llama-cpp-python-naive", ("gguf", "f32"), ("gguf", "f32")),
+        ("llama-server-plain", ("gguf", "f32"), ("gguf", "f32")),
         ("mlx-lm", ("mlx", "fp32"), ("mlx", "fp32")),
     ],
 )
@@ -233,7 +234,7 @@ def test_llama_server_says_that_it_takes_none() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["llama-cpp-python-gbnf", "llama-server"])
+@pytest.mark.parametrize("name", ["llama-cpp-python-gbnf", "llama-server", "llama-server-fa-off"])
 def test_calls_what_the_router_calls_under_the_grammar(name: str, tmp_path: Path, kiwi: Toolset) -> None:
     """On the seed router: a random model would spell tokens in other ways, which GBNF lets it."""
     needed(name)
@@ -307,5 +308,6 @@ def test_every_peer_is_one_of_those_tested() -> None:
     real = {name for name, kind in PEERS.items() if kind.module.startswith("bench.")}
     assert real == {
         "transformers", "transformers-bf16", "transformers-cache", "optimum", "llama-cpp-python",
-        "llama-cpp-python-naive", "llama-cpp-python-gbnf", "llama-server", "mlx-lm",
+        "llama-cpp-python-naive", "llama-cpp-python-gbnf", "llama-server", "llama-server-fa-off", "llama-server-plain",
+        "mlx-lm",
     }  # fmt: skip
