@@ -22,7 +22,6 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from router.expressions import (
     NONE,
@@ -45,7 +44,7 @@ from router.request import Request, SpanKind
 from router.spans import SpanWalk
 from router.tokenizer import RouterTokenizer
 from router.toolset import MOMENTS, Toolset
-from router.walk import GrammarError, Ids, Places, Walk, line, set_bits
+from router.walk import GrammarError, Ids, Places, Walk, line
 from runtimes.errors import UserError
 
 _QUIET: Final = 0
@@ -164,11 +163,12 @@ class Matcher:
         """The ids below `width` that may come next, ascending; `forced` must have gone as far as it can before."""
         if self._span is not None:
             return np.array(sorted(i for i in self._span.options() if i < width), dtype=np.intp)
-        bits = self._bits()
-        some = set_bits(bits, len(bits) // 8)
-        if some is None:
-            return np.flatnonzero(np.unpackbits(bits, count=min(width, 8 * len(bits)), bitorder="little"))
-        return some[: np.searchsorted(some, width)]
+        # Where many may come, reading every bit is faster than looking for those that are set.
+        ids = self._walk.ids(self.grammar.tokenizer.vocab_size // 64)
+        if ids is None:
+            bits = self._walk.bits()
+            ids = np.flatnonzero(np.unpackbits(bits, count=min(width, 8 * len(bits)), bitorder="little"))
+        return self._unbarred(ids[: np.searchsorted(ids, width)])
 
     def few(self, most: int) -> Ids | None:
         """What `allowed` says of the whole vocabulary where it is `most` ids or fewer; None where it is more."""
@@ -179,7 +179,8 @@ class Matcher:
             probes = self.grammar.probes
             if probes and all(self._walk.allows(probe) for probe in probes):
                 return None
-            ids = set_bits(self._bits(), most)
+            ids = self._walk.ids(most)
+            ids = None if ids is None else self._unbarred(ids)
         return ids if ids is not None and 0 < len(ids) <= most else None
 
     def take(self, token: int) -> bool:
@@ -195,15 +196,10 @@ class Matcher:
             self.accept(token)  # which ends the mark too
         return True
 
-    def _bits(self) -> npt.NDArray[np.uint8]:
-        """`Walk.bits` without the tokens that would give a key twice."""
-        bits = self._walk.bits()
+    def _unbarred(self, ids: Ids) -> Ids:
+        """`ids` without those that would give a key twice."""
         barred = [] if self._keys is None else self._keys.barred()
-        if barred:
-            bits = bits.copy()
-            for token in barred:
-                bits[token // 8] &= ~np.uint8(1 << token % 8)
-        return bits
+        return ids[~np.isin(ids, barred)] if barred else ids
 
     def accept(self, token: int) -> None:
         """Walk past `token`. Raises `GrammarError` where it is not allowed."""

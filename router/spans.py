@@ -168,22 +168,21 @@ class SpanWalk:
 
     def _pieces(self, place: Start, before: bytes = b"") -> Iterator[tuple[int, bytes]]:
         """The tokens that spell `before` and a source on from `place`, as far as its string may go."""
-        source, find = place.source, self._tokenizer.vocabulary.find
+        source, vocabulary = place.source, self._tokenizer.vocabulary
         number = source.boundary(place.at)
         whole = False
         if number is not None:
-            for length in range(0 if before else 1, PIECE + 1 - len(before)):
-                end = source.offset(number + length)
-                if end > place.last or (length > 1 and end == source.offset(number + length - 1)):
-                    break
-                piece = before + source.data[place.at : end]
-                token = find(piece.decode().replace(" ", SPACE))
+            last = min(source.offset(number + PIECE - len(before)), place.last)
+            text = (before + source.data[place.at : last]).decode()
+            spelled = text.replace(" ", SPACE)
+            for length in range(1, vocabulary.reach(spelled) + 1):
+                token = vocabulary.find(spelled[:length])
                 if token is not None and token not in self._tokenizer.special_ids:
                     whole = whole or length == 1 or bool(before)
-                    yield token, piece
+                    yield token, text[:length].encode()
         if not whole:
             byte = (before or source.data[place.at :])[:1]
-            token = find(f"<0x{byte[0]:02X}>")
+            token = vocabulary.find(f"<0x{byte[0]:02X}>")
             if token is not None:
                 yield token, byte
 

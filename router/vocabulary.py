@@ -99,6 +99,11 @@ class Vocabulary:
             slot = (slot + 1) & (len(slots) - 1)
         return None
 
+    def reach(self, text: str) -> int:
+        """How many characters of `text`, spaces as `SPACE`, one token can spell at most: as far as words are parted."""
+        parted = self._words.search(text)
+        return len(text) if parted is None else parted.start()
+
     @cached_property
     def byte_of(self) -> dict[int, bytes]:
         """The tokens that stand for a single byte, whatever character it is part of."""

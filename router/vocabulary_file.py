@@ -124,7 +124,7 @@ def _made(spec: Mapping[str, Any], source: str) -> tuple[Arrays, Facts]:
         frozenset(ids[content] for content, token in added.items() if token.get("special")),
         {content: ids[content] for content, token in added.items() if not token.get("special")},
         frozenset(ids[content] for content in added if content not in vocab),
-        "".join(sorted({a for piece in vocab for a, b in zip(piece, piece[1:], strict=False) if b == SPACE != a})),
+        "".join(sorted({a for piece in ids for a, b in zip(piece, piece[1:], strict=False) if b == SPACE != a})),
     )
     lengths = np.fromiter(map(len, pieces), np.uint32, size)
     ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.uint32)

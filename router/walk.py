@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 Ids = npt.NDArray[np.intp]
 
 _MOST: Final = 8192
-"""Places that are remembered of one grammar; one takes half a kilobyte."""
+"""Places that are remembered of one grammar; one takes half a kilobyte,"""
+_FEW: Final = 128
+"""and a kilobyte more where it was asked which tokens lead on and those are no more than so many."""
 
 
 class GrammarError(UserError):
@@ -39,6 +41,8 @@ class Place:
     forced: Forced | None = None
     next: dict[int, Place | None] = field(default_factory=dict)
     """Where tokens lead to; None for one that is not allowed."""
+    ids: Ids | None = None
+    """All that are allowed, where that was asked and they are few."""
 
 
 class Forced(NamedTuple):
@@ -135,6 +139,15 @@ class Walk:
             return False
         self._place = place
         return True
+
+    def ids(self, most: int) -> Ids | None:
+        """The tokens that may come next, ascending; None where they lie in more than `most` words of `bits`."""
+        ids = self._place.ids
+        if ids is None:
+            ids = set_bits(self.bits(), most)
+            if ids is not None and len(ids) <= _FEW:
+                self._place.ids = ids
+        return ids
 
     def bits(self) -> npt.NDArray[np.uint8]:
         """For each token of the vocabulary, eight to a byte and whole words of 32, whether it may come next."""

@@ -85,6 +85,14 @@ def test_pieces_are_the_librarys(both: Both) -> None:
     assert ours.spelling(ours.encode("\x00")[0]) == b"\x00" and len(ours.byte_of) == 256
 
 
+def test_no_piece_goes_past_where_words_part(both: Both) -> None:
+    vocabulary = both.ours
+    for token in range(vocabulary.size):
+        piece = vocabulary.piece(token)
+        assert piece is None or vocabulary.reach(piece) == len(piece)
+    assert [vocabulary.reach(text) for text in ("", "▁two▁words", "two▁", "▁▁▁x▁y")] == [0, 4, 3, 4]
+
+
 def test_gemmas_ids_are_the_librarys(gemma_tokenizer: Path) -> None:
     both = Both(gemma_tokenizer)
     assert both.ours.facts.joints == ">", "its piece '>▁</' goes on behind a space"

@@ -71,19 +71,22 @@ def test_a_known_way_asks_nothing_of_llguidance(tokenizer: RouterTokenizer, mixe
     grammar = Grammar.compile(mixed, tokenizer)
     rng = random.Random(4)
     matcher = grammar.matcher(REQUESTS[0])
-    way: list[tuple[list[int], int]] = []
+    way: list[tuple[list[int], int, list[int]]] = []
     while True:
         forced = matcher.forced()
         if matcher.finished:
             break
         ids = matcher.allowed(tokenizer.vocab_size).tolist()
-        way.append((forced, tokenizer.control_id("start_call") if not way else rng.choice(ids)))
+        way.append((forced, tokenizer.control_id("start_call") if not way else rng.choice(ids), ids))
         matcher.accept(way[-1][1])
-    assert len(way) > 5
+    assert len(way) > 5 and any(1 < len(ids) <= walks._FEW for _, _, ids in way)
     next(iter(grammar._compiled.values())).compiled = None  # type: ignore[assignment]
     again = grammar.matcher(REQUESTS[0])
-    for told, token in way:
-        assert again.forced() == told and again.allows(token) and again.take(token)
+    for told, token, ids in way:
+        assert again.forced() == told
+        if len(ids) <= walks._FEW:
+            assert again.allowed(tokenizer.vocab_size).tolist() == ids
+        assert again.allows(token) and again.take(token)
     assert again.forced() == forced and again.finished
     other = grammar.matcher(REQUESTS[0])
     assert other.forced() == way[0][0]
