@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from router.binding import Bound, bound_values, fill
 from router.causes import causes
-from router.decode import MAX_NEW_TOKENS, Decoded, DecodeError, Job, decode, decode_free, decode_many
+from router.decode import MAX_NEW_TOKENS, Decoded, DecodeError, Job, TieError, decode, decode_free, decode_many
 from router.grammar import Grammar
 from router.guess import Guesser, Guessing
 from router.known import listed_strings, proved
@@ -35,10 +35,11 @@ CONTEXTS: Final = 8
 may be of a day, and serve others; of a clock they would be written for every request, and never read again."""
 WARM_UP: Final = "find the notes of last week and open them"
 WARM_UP_TOKENS: Final = 48
-TIE: Final = 0.02
-TIES: Final = {"bf16": 0.5, "f16": 0.1, "fp16": 0.1}
-"""How near the two best logits are where passes over one token and over several may choose otherwise, by what a model
-computes in; its results carry about that much rounding."""
+TIE: Final = 0.2
+TIES: Final = {"bf16": 0.5, "f16": 0.1, "fp16": 0.1, "f32": 0.02, "fp32": 0.02}
+"""How near the two best logits are where passes over one token, over several and over several sequences may choose
+otherwise, by what a model computes in; its results carry about that much rounding. All that is not listed is quantized,
+whose activations mostly are too: what rounds to another of 256 steps moves a logit by a tenth."""
 
 
 class Router:
@@ -184,8 +185,9 @@ class Router:
     ) -> list[RouteResult]:
         """`route` for many requests, in their order; `lanes` at once where the runtime computes sequences together.
 
-        Equal to routing one by one; a request that `route` would refuse is refused before any is computed. Lanes that
-        have no room together become fewer, down to one by one. Times are those of the passes that a request had a part
+        Equal to routing one by one, as is done with those that the lanes' rounding may decide otherwise. A request that
+        `route` would refuse is refused before any is computed. Lanes that have no room together become fewer, down to
+        one by one. Times are those of the passes that a request had a part
         in. The sequences, which hold the toolset's prefix, are kept for the next call until the router is closed.
         Raises `UserError` as `route` does, naming the request.
         """
@@ -217,9 +219,10 @@ class Router:
             try:
                 for number, decoded in decode_many(
                     batch, jobs, self.tokenizer.stop_ids, context_length=model.context_length,
-                    max_new_tokens=max_new_tokens,
+                    max_new_tokens=max_new_tokens, tie=self.tie,
                 ):  # fmt: skip
-                    if isinstance(decoded, RoomError):  # too long for the lanes' cells, not for the context
+                    # Too long for the lanes' cells, not for the context; or rounding decides.
+                    if isinstance(decoded, RoomError | TieError):
                         results[number] = self.route(
                             users[number], contexts[number], grammar=grammar, max_new_tokens=max_new_tokens
                         )

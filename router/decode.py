@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import cast
 
 from router.decode_run import Run
-from router.decoded import MAX_NEW_TOKENS, Decision, Decoded, DecodeError
+from router.decoded import MAX_NEW_TOKENS, Decision, Decoded, DecodeError, TieError
 from router.grammar import Matcher
 from router.guess import Guide, Prices
 from runtimes.base import Batch, Logits, Pass, Session
@@ -79,13 +79,16 @@ def decode_many(
     *,
     context_length: int | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
+    tie: float | None = None,
 ) -> Iterator[tuple[int, Decoded | UserError]]:
     """Decode requests side by side, each in a lane of `batch`, all of whose lanes hold what stands before the requests.
 
     Yields the number of a job with its result as it ends; what `decode` would raise for it is its result. A lane that
     is free takes the next job. Where the lanes together have no room, the one that began last is left out from then on
-    and its job begins anew later; the result of one that has no room alone is a `RoomError`. What else a pass of the
-    batch raises is raised; lanes are then as they were before it.
+    and its job begins anew later; the result of one that has no room alone is a `RoomError`. Where the two best logits
+    of a decision lie within `tie` of each other (None: nowhere), the job's result is a `TieError`: passes over several
+    sequences round otherwise than those over one. What else a pass of the batch raises is raised; lanes are then as
+    they were before it.
     """
     waiting = enumerate(jobs)
     again: list[tuple[int, Job]] = []
@@ -95,7 +98,7 @@ def decode_many(
     while True:
         while free and (found := again.pop() if again else next(waiting, None)) is not None:
             lane = free.pop()
-            run = Run(begun[lane], context_length, False)
+            run = Run(begun[lane], context_length, False, tie=tie or 0.0, lane=tie is not None)
             running[lane] = _Lane(*found, run, _steps(run, found[1], frozenset(stop_ids), max_new_tokens))
         if not running:
             return
@@ -170,4 +173,6 @@ def _drive(session: Session, run: Run, steps: Generator[Pass, Logits, Decoded]) 
         raise
 
 
-__all__ = ["MAX_NEW_TOKENS", "DecodeError", "Decision", "Decoded", "Job", "decode", "decode_free", "decode_many"]
+__all__ = [
+    "MAX_NEW_TOKENS", "DecodeError", "Decision", "Decoded", "Job", "TieError", "decode", "decode_free", "decode_many",
+]  # fmt: skip

@@ -9,7 +9,7 @@ from time import perf_counter
 
 import numpy as np
 
-from router.decoded import MAX_NEW_TOKENS, Decision, Decoded, DecodeError
+from router.decoded import MAX_NEW_TOKENS, Decision, Decoded, DecodeError, TieError
 from router.grammar import Matcher
 from router.guess import Guide, Prices, Step
 from router.walk import GrammarError, Ids
@@ -29,8 +29,10 @@ class Run:
         tie: float = 0.0,
         prices: Prices | None = None,
         shortlist: int = 0,
+        lane: bool = False,
     ) -> None:
-        """`shortlist`: the logits of up to so many ids may be asked for alone."""
+        """`shortlist`: the logits of up to so many ids may be asked for alone. `lane`: others are computed beside
+        it, and two best logits within `tie` are a `TieError`."""
         self.start = self.position = position
         self.context_length = context_length
         self.begun = perf_counter()
@@ -43,6 +45,7 @@ class Run:
         self.starts: list[int] = []
         self.guide = guide
         self.tie = tie
+        self.lane = lane
         self.prices = prices
         self.shortlist = 0 if record else shortlist
         self.guessed = self.right = 0
@@ -161,6 +164,11 @@ class Run:
         logits[best] = top
         return not top - second > self.tie
 
+    def clear(self, logits: Logits) -> None:
+        """Raise `TieError` where a lane's pass may decide otherwise than one of its own."""
+        if self.lane and self.near(logits):
+            raise TieError(f"the two best logits at position {self.position} are within {self.tie:g} of each other")
+
     def force(self, matcher: Matcher, pending: list[int]) -> None:
         """Add the tokens that the grammar forces to the result and to what is appended next."""
         clock = perf_counter()
@@ -189,6 +197,7 @@ class Run:
             if len(ids) == 0:
                 raise GrammarError("the grammar cannot go on: it allows no token of the model's vocabulary")
             values = logits[ids]
+            self.clear(values)
             index = int(values.argmax())
             best, top = int(ids[index]), float(values[index])
             if self.decisions is not None:
@@ -197,6 +206,8 @@ class Run:
                 self.decisions.append(Decision(self.position, len(ids), best, margin))
             self.check(top)
             best = self.settle(best, ids, values, matcher)
+        else:
+            self.clear(logits)
         if self.guide is not None:
             self.guide.chosen(best, copied)
         self.grammar += perf_counter() - clock
@@ -220,6 +231,7 @@ class Run:
             logits = yield self.append(pending)
             best = int(logits.argmax())
             self.check(float(logits[best]))
+            self.clear(logits)
             if self.decisions is not None:
                 others = np.delete(logits, best)
                 margin = float(logits[best]) - float(others.max(initial=-np.inf))

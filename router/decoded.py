@@ -16,6 +16,11 @@ class DecodeError(UserError):
     """A model that cannot be decoded: its context is full, or its logits are no numbers."""
 
 
+class TieError(DecodeError):
+    """The two best logits of a lane's decision lie so near each other that rounding decides, which is that of the pass
+    they come from: decode the request by itself."""
+
+
 @dataclass(frozen=True)
 class Decision:
     """One token that the model chose."""

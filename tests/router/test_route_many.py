@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from router.core import LANES, Router
+from router.result import RouteResult
 from router.tokenizer import RouterTokenizer
 from router.toolset import Call, Toolset
 from runtimes.base import Batches, Logits
@@ -74,6 +75,35 @@ def test_the_same_answers_in_the_same_order(
     passes = sum(r.stats.forward_passes for r in one_by_one)
     assert sum(batch.sizes) == passes and len(batch.sizes) < passes
     assert router.route(USERS[0], CONTEXT).calls == one_by_one[0].calls  # the router's own sequence is as it was
+
+
+@pytest.mark.parametrize("grammar", [True, False])
+def test_what_the_lanes_rounding_decides_is_decided_alone(
+    tokenizer: RouterTokenizer, kiwi: Toolset, grammar: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule, rounding = random_rule(tokenizer.vocab_size, seed=5), random_rule(tokenizer.vocab_size, seed=6)
+    model = BatchModel(rule, tokenizer.vocab_size, 2048, dtype="int8")
+    router = Router(model, tokenizer, kiwi)
+    users = [f"request {n}" for n in range(24)]
+    contexts = [CONTEXT] * len(users)
+    alone = [router.route(user, CONTEXT, grammar=grammar, max_new_tokens=24).token_ids for user in users]
+    monkeypatch.setattr(model, "rule", lambda tokens: rule(tokens) + 0.015 * rounding(tokens))
+
+    def together() -> list[list[int]]:
+        found = router.route_many(users, contexts, grammar=grammar, max_new_tokens=24, lanes=6)
+        return [result.token_ids for result in found]
+
+    route = router.route
+
+    def unrounded(*args: Any, **options: Any) -> RouteResult:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(model, "rule", rule)
+            return route(*args, **options)
+
+    monkeypatch.setattr(router, "route", unrounded)
+    assert together() == alone
+    router.tie = 0.0
+    assert together() != alone, "so the lanes do round otherwise"
 
 
 def test_the_lanes_are_kept_for_the_next_call(tokenizer: RouterTokenizer, kiwi: Toolset) -> None:
