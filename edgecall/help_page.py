@@ -57,6 +57,7 @@ and a bug, with its traceback. Ctrl-C is 130. Progress goes to stderr, answers t
 |---|---|
 | `EDGECALL_CACHE` | what `route` and `export` keep (default `~/.cache/edgecall`; safe to delete) |
 | `EDGECALL_DEBUG` | show tracebacks |
+| `EDGECALL_LLAMA_CONTEXT` | tokens that a sequence may hold on llama.cpp (default: as trained, 8,192 at most) |
 | `NO_COLOR` | no colours |
 """
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from export.base import Checkpoint, Quant, Written
 from runtimes.base import Availability
+from runtimes.coreml_package import CONTEXT
 from runtimes.errors import UnavailableError, UserError
 
 if TYPE_CHECKING:
@@ -245,7 +246,7 @@ def _convert(net: Gemma3Stateful, quant: str, wide: tuple[type[torch.nn.Module],
     model.input_description["positions"] = "0, 1, … up to the last position in use after this pass, (1, cached + Q)"
     model.input_description["rows"] = "Which of the Q new rows shall have logits, (R)"
     model.output_description["logits"] = "(R, vocabulary)"
-    model.user_defined_metadata["edgecall.context_length"] = str(net.capacity)
+    model.user_defined_metadata[CONTEXT] = str(net.capacity)
     return model
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from export.coreml_neural import FUNCTIONS, Weights, make_function, mb
-from runtimes.coreml_package import WINDOW, Fixed, Interface, forward
+from runtimes.coreml_package import CONTEXT, WINDOW, Fixed, Interface, forward
 from runtimes.coreml_reference import program_interface
 from runtimes.mil import quiet
 
@@ -76,7 +76,7 @@ def _described(model: Any, net: Gemma3Stateful) -> Any:
             feature.shortDescription = _DESCRIBED[feature.name]
     metadata = spec.description.metadata
     metadata.shortDescription = "Tool-call router (Gemma 3) with its KV cache as state, for the Neural Engine"
-    metadata.userDefined["edgecall.context_length"] = str(net.capacity)
+    metadata.userDefined[CONTEXT] = str(net.capacity)
     metadata.userDefined[WINDOW] = str(net.window)
     return MLModel(spec, weights_dir=model.weights_dir, skip_model_load=True)
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 from export.base import Checkpoint, Quant
 from export.proof_file import REFERENCE, Header, Proof, Row, read_whole_proof, write_proof
-from export.proof_probe import Probe
+from export.proof_probe import Probe, reach
 from export.proof_requests import default_requests
 from export.proof_run import Measured, measure, reference, short
 from router.cases import same_calls
@@ -79,7 +79,9 @@ def make_proof(
     Raises `UserError` where the logits are further from the reference than the export may be.
     """
     asked = tuple(requests) if requests is not None else default_requests(toolset)
-    known = reference(source, artifact.wire, toolset, asked, threads=threads) if asked else None
+    known = None
+    if asked:
+        known = reference(source, artifact.wire, toolset, asked, length=reach(artifact), threads=threads)
     rows, probe = (known.rows, known.probe) if known else ([], None)
     state = _available(runtime_name)
     if not state.available and prover(artifact.format) != runtime_name:

@@ -16,10 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from runtimes.artifact import Artifact
 from runtimes.base import DROPPED, Logits, Model
 from runtimes.errors import ArtifactError
 
 LENGTH = 1024
+FARTHEST = 4096
+"""Tokens at most where an export holds something for every position, as tables of rotary angles: then it is probed as
+far as its cache goes."""
 STEP = 64
 
 
@@ -47,9 +51,15 @@ class Probe:
         return Probe(tokens, logits)
 
 
-def make_probe(model: Model) -> Probe:
+def reach(artifact: Artifact) -> int:
+    """How many tokens the probe of an artifact has: as many as its cache, where it was made for so many."""
+    capacity = artifact.manifest.get("details", {}).get("context_length")
+    return LENGTH if capacity is None else min(int(capacity), FARTHEST)
+
+
+def make_probe(model: Model, length: int) -> Probe:
     """What `model`, the reference, says behind random tokens; the same tokens for one vocabulary every time."""
-    count = min(LENGTH, model.context_length)
+    count = min(length, model.context_length)
     tokens = tuple(random.Random(0).choices(range(model.vocab_size), k=count))
     return Probe(tokens, tuple(probe_logits(model, tokens)))
 

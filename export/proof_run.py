@@ -11,7 +11,7 @@ import numpy as np
 
 from export.base import Checkpoint
 from export.proof_file import Decision, Row
-from export.proof_probe import Probe, make_probe, probe_error, probe_logits
+from export.proof_probe import LENGTH, Probe, make_probe, probe_error, probe_logits
 from export.trim_record import recorded_trim
 from router.cases import same_calls
 from router.decode import decode
@@ -67,14 +67,21 @@ class Reference:
 
 
 def reference(
-    source: Checkpoint, wire: str, toolset: Toolset, requests: Sequence[str], *, threads: int | None = None
+    source: Checkpoint,
+    wire: str,
+    toolset: Toolset,
+    requests: Sequence[str],
+    *,
+    length: int = LENGTH,
+    threads: int | None = None,
 ) -> Reference:
-    """What PyTorch in fp32 decodes for `requests`, with its best logits wherever the grammar left a choice.
+    """What PyTorch in fp32 decodes for `requests`, with its best logits wherever the grammar left a choice, and a probe
+    of `length` tokens.
 
     Kept for the life of the process: all formats of one checkpoint are held against the same.
     """
-    key = (source.sha256, wire, toolset.sha256, tuple(requests))
-    if key not in _REFERENCES:
+    asked, probed = (source.sha256, wire, toolset.sha256, tuple(requests)), (source.sha256, length)
+    if asked not in _ROWS or probed not in _PROBES:
         manifest = {
             "format": "safetensors",
             "quant": "fp32",
@@ -87,10 +94,12 @@ def reference(
         artifact = Artifact(source.folder, manifest)
         model = open_model(artifact, device="cpu", threads=threads)
         try:
-            _REFERENCES[key] = Reference(list(_rows(model, artifact, toolset, requests)), make_probe(model))
+            if asked not in _ROWS:
+                _ROWS[asked] = list(_rows(model, artifact, toolset, requests))
+            _PROBES[probed] = make_probe(model, length)
         finally:
             model.close()
-    return _REFERENCES[key]
+    return Reference(_ROWS[asked], _PROBES[probed])
 
 
 def measure(
@@ -133,7 +142,8 @@ def measure(
         model.close()
 
 
-_REFERENCES: dict[tuple[Any, ...], Reference] = {}
+_ROWS: dict[tuple[Any, ...], list[Row]] = {}
+_PROBES: dict[tuple[str, int], Probe] = {}
 
 
 @dataclass(frozen=True)

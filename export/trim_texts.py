@@ -50,20 +50,26 @@ def file_texts(path: Path, toolset: Toolset, wire: WireFormat) -> Iterator[Said]
     """The texts of a file, line by line: rows of JSON where its name ends in ``.jsonl``, else plain text.
 
     Of a row ``user``, ``context`` and ``calls`` (with ``accept``) are read as in a suite's case, ``text`` as rendered,
-    and the contents and calls of ``messages`` or ``conversations``. Raises `UserError` with the line that is wrong.
+    and the contents and calls of ``messages`` or ``conversations``. Raises `UserError` with the line that is wrong,
+    and for a file without any text.
     """
-    number = 0
+    number, empty = 0, True
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):  # noqa: B007 - named in the error
                 if not line.strip():
                     continue
+                empty = False
                 if path.suffix in _JSONL:
                     yield from _row(json.loads(line), toolset, wire)
                 else:
                     yield Said(line.rstrip("\n"))
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{number}: not JSON: {error.msg} (column {error.colno})") from None
+        raise UserError(
+            f"{path}:{number}: not JSON: {error.msg} (column {error.colno}); give a row a line, or plain text as .txt"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not text in UTF-8 ({error.reason}); give a text or JSONL file") from None
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
         line = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}:{number}: not a row with {_FIELDS} ({line})") from None
@@ -71,13 +77,19 @@ def file_texts(path: Path, toolset: Toolset, wire: WireFormat) -> Iterator[Said]
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a text or JSONL file") from None
     except WireError as error:
         raise UserError(f"{path}:{number}: {error}") from None
+    if empty:
+        raise UserError(f"{path}: holds no text; give some that your users write")
 
 
 def _row(data: Any, toolset: Toolset, wire: WireFormat) -> Iterator[Said]:
+    if not isinstance(data, dict):
+        raise ValueError(f"it is {type(data).__name__}")
     messages = data.get("messages", data.get("conversations"))
     if messages is None and not {"user", "text"} & data.keys():
         raise ValueError(f"it has {', '.join(map(str, data)) or 'nothing'}")
     if "user" in data:
+        if not isinstance(data["user"], str):
+            raise ValueError(f"'user' is {type(data['user']).__name__}, not text")
         context = data.get("context") or {}
         shown = all(key in context for key in toolset.shown)
         yield Said(user_turn(toolset, data["user"], context) if shown else data["user"].strip())

@@ -71,6 +71,8 @@ class Router:
         self.tokenizer = tokenizer
         self.toolset = toolset
         self.artifact: Artifact | None = None
+        if not isinstance(guess, bool) and guess != "always":
+            raise UserError(f"guess={guess!r}: give True, False or 'always'")
         self._own = own
         self._lock = RLock()
         self._closed = False
@@ -191,6 +193,8 @@ class Router:
         in. The sequences, which hold the toolset's prefix, are kept for the next call until the router is closed.
         Raises `UserError` as `route` does, naming the request.
         """
+        if isinstance(users, str):
+            raise UserError("route_many: one text; give a list of requests, or use route")
         contexts = contexts or [{}] * len(users)
         if len(contexts) != len(users):
             raise UserError(f"route_many: {len(contexts)} contexts for {len(users)} requests; give one for each")
@@ -344,8 +348,12 @@ class Router:
     def _prepared(self, user: str, context: Mapping[str, Any]) -> tuple[Bound, list[int], float]:
         """The bound values, the ids of the user's turn, and the seconds that it took. Raises `UserError`."""
         begun = perf_counter()
+        if not isinstance(user, str):
+            raise UserError(f"the request is {type(user).__name__}; give text")
+        if not isinstance(context, Mapping):
+            raise UserError(f"the context is {type(context).__name__}; give a dictionary")
         bound = bound_values(self.toolset, context)
-        if not isinstance(user, str) or not user.strip():
+        if not user.strip():
             raise UserError("the request is empty; say what you want done")
         request = self.tokenizer.request_ids(user_turn(self.toolset, user, context))
         self._fits([], request)

@@ -97,9 +97,18 @@ def decode_many(
     running: dict[int, _Lane] = {}
     while True:
         while free and (found := again.pop() if again else next(waiting, None)) is not None:
-            lane = free.pop()
-            run = Run(begun[lane], context_length, False, tie=tie or 0.0, lane=tie is not None)
-            running[lane] = _Lane(*found, run, _steps(run, found[1], frozenset(stop_ids), max_new_tokens))
+            number, job = found
+            run = Run(begun[free[-1]], context_length, False, tie=tie or 0.0, lane=tie is not None)
+            steps = _steps(run, job, frozenset(stop_ids), max_new_tokens)
+            try:
+                one = next(steps)
+            except StopIteration as end:  # nothing that a pass decides
+                yield number, end.value
+                continue
+            except UserError as error:
+                yield number, error
+                continue
+            running[free.pop()] = _Lane(number, job, run, steps, one)
         if not running:
             return
         for lane, it in running.items():
@@ -133,12 +142,15 @@ def decode_many(
             yield it.number, result
 
 
+@dataclass
 class _Lane:
     """A job that a lane is busy with, and the pass that it asks for."""
 
-    def __init__(self, number: int, job: Job, run: Run, steps: Generator[Pass, Logits, Decoded]) -> None:
-        self.number, self.job, self.run, self.steps = number, job, run, steps
-        self.one = next(steps)
+    number: int
+    job: Job
+    run: Run
+    steps: Generator[Pass, Logits, Decoded]
+    one: Pass
 
 
 def _steps(run: Run, job: Job, stops: frozenset[int], limit: int) -> Generator[Pass, Logits, Decoded]:

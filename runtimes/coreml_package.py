@@ -33,6 +33,9 @@ MASKED: Final = -3e4
 WINDOW: Final = "edgecall.sliding_window"
 """The metadata's key for how many positions back a local layer sees."""
 
+CONTEXT: Final = "edgecall.context_length"
+"""The metadata's key for how many positions the cache holds."""
+
 _FLEXIBLE: Final = ("input_ids", "positions", "rows")
 _FIXED: Final = ("input_ids", "positions", "write", "past", "near")
 _NAME: Final = re.compile(r"(decode|prefill|verify|choose)_([1-9][0-9]*)")
@@ -160,7 +163,9 @@ def interface_of(
     if not any(_NAME.fullmatch(name) for name in functions):
         ((name, signature),) = list(functions.items())[:1]
         _check(package, signature, _FLEXIBLE, ("logits",))
-        return Flexible(signature.sizes["positions"][-1], signature.states, name)
+        capacity = signature.sizes["positions"][-1]
+        _check_capacity(package, metadata, capacity)
+        return Flexible(capacity, signature.states, name)
     capacities: set[int] = set()
     states: set[tuple[str, ...]] = set()
     found: dict[str, dict[int, str]] = {kind: {} for kind in ("decode", "prefill", "verify", "choose")}
@@ -173,8 +178,9 @@ def interface_of(
     window = metadata.get(WINDOW, "")
     if 1 not in last or len(capacities) != 1 or len(states) != 1 or not window.isdigit():
         raise ArtifactError(f"{package}: lacks decode_1, {WINDOW} or one cache for all functions; export again")
-    choose = found["choose"].get(1)
-    return Fixed(capacities.pop(), int(window), vocab_size, last, every, choose, tuple(functions), states.pop())
+    choose, capacity = found["choose"].get(1), capacities.pop()
+    _check_capacity(package, metadata, capacity)
+    return Fixed(capacity, int(window), vocab_size, last, every, choose, tuple(functions), states.pop())
 
 
 def _named(package: Path, name: str, signature: Signature) -> tuple[str, int]:
@@ -198,6 +204,13 @@ def _check(package: Path, one: Signature, inputs: Sequence[str], outputs: Sequen
         raise ArtifactError(
             f"{package}: takes {', '.join(sorted(one.sizes))} and gives {', '.join(one.outputs)}, "
             f"not {', '.join(inputs)} and {', '.join(outputs)} with a state; export again"
+        )
+
+
+def _check_capacity(package: Path, metadata: Mapping[str, str], capacity: int) -> None:
+    if metadata.get(CONTEXT) != str(capacity):
+        raise ArtifactError(
+            f"{package}: takes {capacity} positions, but its {CONTEXT} is {metadata.get(CONTEXT)!r}; export again"
         )
 
 
@@ -346,6 +359,7 @@ def _cuts(begin: int, end: int, sizes: Sequence[int]) -> Iterator[tuple[int, int
 
 
 __all__ = [
+    "CONTEXT",
     "MASKED",
     "WINDOW",
     "Fixed",

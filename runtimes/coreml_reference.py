@@ -14,7 +14,7 @@ from runtimes.artifact import Artifact
 from runtimes.base import Availability, BareLoop, DeviceStatus, Pass, check_threads
 from runtimes.coreml import FORMAT
 from runtimes.coreml_package import Inputs, Interface, PackageSession, Predict, Signature, bare_passes, interface_of
-from runtimes.errors import SessionError, UnavailableError, UserError
+from runtimes.errors import ArtifactError, SessionError, UnavailableError, UserError
 from runtimes.mil.blas import set_threads
 from runtimes.mil.plan import Plan
 from runtimes.mil.program import Program
@@ -81,9 +81,12 @@ class ReferenceModel:
 
     def __init__(self, artifact: Artifact, threads: int, precision: Precision) -> None:
         from runtimes.mil import Held, load, make_plan
+        from runtimes.mil.description import disagreements
 
         program = load(artifact.weights)
         self.interface = program_interface(program, artifact.vocab_size)
+        for line in disagreements(program):
+            raise ArtifactError(f"{program.path}: its description is not the program's: {line}; export again")
         held = Held()
         self._plans: dict[str, Plan] | None = {
             name: make_plan(program.functions[name], program.path, precision, held) for name in self.interface.functions

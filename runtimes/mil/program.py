@@ -74,6 +74,14 @@ class Feature:
 
 
 @dataclass(frozen=True)
+class Described:
+    """One of the package's inputs, outputs or states as apps are told of it; the shape is empty where none is told."""
+
+    name: str
+    type: TensorType
+
+
+@dataclass(frozen=True)
 class Function:
     """A function: typed inputs and states, operations in an order that can be executed, names of the outputs."""
 
@@ -87,6 +95,10 @@ class Function:
     """All but ``const``."""
     features: tuple[Feature, ...] = ()
     """What the package's description says of the inputs."""
+    opset: str = ""
+    """Which generation of operations it is written in, as "CoreML8"."""
+    described: Mapping[str, tuple[Described, ...]] = field(default_factory=dict)
+    """What the description says of each ``input``, ``output`` and ``state``."""
 
     @property
     def counts(self) -> Counter[str]:
@@ -109,6 +121,8 @@ class Program:
     default: str
     metadata: Mapping[str, str] = field(default_factory=dict)
     """What its makers have noted (``Metadata.userDefined`` of ``Model.proto``)."""
+    version: int = 0
+    """``specificationVersion`` of ``Model.proto``."""
 
     @property
     def main(self) -> Function:

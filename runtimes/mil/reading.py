@@ -19,7 +19,18 @@ import numpy as np
 
 from runtimes.errors import ArtifactError
 from runtimes.mil.ops_constexpr import unpack
-from runtimes.mil.program import NUMPY, Array, Constant, Feature, Function, Named, Operation, Program, TensorType
+from runtimes.mil.program import (
+    NUMPY,
+    Array,
+    Constant,
+    Described,
+    Feature,
+    Function,
+    Named,
+    Operation,
+    Program,
+    TensorType,
+)  # fmt: skip
 
 _BITS = {"int4": 4, "uint1": 1, "uint2": 2, "uint3": 3, "uint4": 4, "uint6": 6}
 _READERS = {"fp16": "fp16", "fp32": "float"}
@@ -53,7 +64,8 @@ def from_spec(spec: Any, path: Path) -> Program:
     }
     if default not in functions:
         raise ArtifactError(f"{path}: has no function {default!r}; export again")
-    return Program(path, functions, default, dict(spec.description.metadata.userDefined))
+    metadata, version = dict(spec.description.metadata.userDefined), int(spec.specificationVersion)
+    return Program(path, functions, default, metadata, version)
 
 
 @contextlib.contextmanager
@@ -99,6 +111,8 @@ class _Reader:
             constants,
             tuple(operations),
             tuple(_feature(one) for one in description.input if one.type.WhichOneof("Type") == "multiArrayType"),
+            spec.opset,
+            {kind: tuple(map(_described, getattr(description, kind))) for kind in ("input", "output", "state")},
         )
 
     def operation(self, spec: Any, number: int, constants: dict[str, Constant]) -> Operation:
@@ -184,6 +198,19 @@ class _Reader:
         from coremltools.libmodelpackage import ModelPackage
 
         return Path(ModelPackage(str(self.path)).getRootModel().path()).parent
+
+
+def _described(spec: Any) -> Described:
+    """What the description says of a value: type and shape of a multi-array; of anything else, that it is none."""
+    from coremltools.proto import FeatureTypes_pb2
+
+    kind = spec.type.WhichOneof("Type")
+    array = spec.type.stateType.arrayType if kind == "stateType" else spec.type.multiArrayType
+    if kind not in ("multiArrayType", "stateType"):
+        return Described(spec.name, TensorType("other", ()))
+    name = FeatureTypes_pb2.ArrayFeatureType.ArrayDataType.Name(array.dataType).lower()
+    dtype = "fp" + name.removeprefix("float") if name.startswith("float") else name
+    return Described(spec.name, TensorType(dtype, tuple(map(int, array.shape))))
 
 
 def _feature(spec: Any) -> Feature:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ import pytest
 
 from export.base import Checkpoint
 from export.pipeline import export_one
+from export.proof import verify
 from router.cases import Case
-from runtimes.artifact import Artifact
+from runtimes.artifact import Artifact, open_artifact
 from tests.exports import Neural
-from tests.stress.coreml_mutations import Outcome, Study, summary
+from tests.stress.coreml_mutations import Outcome, Study, seal, summary
 from tests.stress.mutate import KINDS, WORDS, Package, _equation, words_of
 from tests.tiny import LIGHTS
 
@@ -34,6 +36,22 @@ def test_what_moves_a_logit_is_noticed(artifact: Artifact, tmp_path: Path) -> No
     moving = [one for one in outcomes if one.moved is not None and one.moved > study.tolerance]
     assert len(moving) >= 3
     assert all(one.noticed for one in moving)
+
+
+@pytest.mark.parametrize("share", [0.98, 0.5])
+def test_the_last_positions_are_proven_too(share: float, artifact: Artifact, tmp_path: Path) -> None:
+    """Requests do not reach them: what is wrong there would show in the first long one."""
+    broken = tmp_path / artifact.folder.name
+    shutil.copytree(artifact.folder, broken)
+    package = Package(broken / artifact.weights.name)
+    (angles,) = [blob for blob in package.blobs if blob.outputs[0].name == "cos_global"]
+    capacity = int(artifact.manifest["details"]["context_length"])
+    table = package.elements(angles).reshape(capacity, -1)
+    table[int(share * capacity) :] *= -1
+    package.save()
+    seal(open_artifact(broken, check="sizes"))
+    assert all(check.ok for check in verify(artifact, threads=1).checks)
+    assert [check.name for check in verify(broken, threads=1).checks if not check.ok] == ["probe"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

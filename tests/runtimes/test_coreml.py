@@ -21,6 +21,7 @@ import pytest
 from export.base import Checkpoint
 from runtimes import coreml
 from runtimes.artifact import Artifact
+from runtimes.coreml_package import CONTEXT
 from runtimes.errors import ArtifactError, SessionError, UnavailableError, UserError
 from tests.exports import bare_artifact
 from tests.odd import check_independence, check_walk, odd_checkpoint, random_tokens, reference
@@ -57,7 +58,7 @@ class StandIn:
             description=SimpleNamespace(
                 functions=(),
                 defaultFunctionName="",
-                metadata=SimpleNamespace(userDefined={}),
+                metadata=SimpleNamespace(userDefined={CONTEXT: str(size)}),
                 input=inputs,
                 output=[SimpleNamespace(name="logits")],
                 state=[SimpleNamespace(name=name) for name in self.net.states],

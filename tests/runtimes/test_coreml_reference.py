@@ -7,6 +7,7 @@ one are tests/runtimes/mil.
 from __future__ import annotations
 
 import importlib.metadata
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -27,6 +28,7 @@ from runtimes.errors import ArtifactError, SessionError, UnavailableError, UserE
 from tests.coreml_states import check_states
 from tests.exports import Maker
 from tests.odd import odd_checkpoint
+from tests.stress.mutate import Package as Mutable
 from tests.tiny import WINDOW
 
 torch = pytest.importorskip("torch")
@@ -107,6 +109,66 @@ def with_weights(net: Gemma3Stateful, function: mil.Function) -> set[str]:
                     target.copy_(torch.from_numpy(value.astype(np.float32)))
                     found.add(name)
     return found
+
+
+def _spec(change: str, spec: Any) -> None:
+    """Change what a package's description says, or what it is written in, and nothing that the interpreter runs."""
+    told = spec.description
+    described = {one.name: one for one in (*told.input, *told.output, *told.state)}
+    (main,) = spec.mlProgram.functions.values()
+    match change:
+        case "version":
+            spec.specificationVersion = 99
+        case "old version":
+            spec.specificationVersion = 7
+        case "opset":
+            main.block_specializations["CoreML5"].CopyFrom(main.block_specializations.pop(main.opset))
+            main.opset = "CoreML5"
+        case "foreign opset":
+            main.block_specializations["CoreML1"].CopyFrom(main.block_specializations.pop(main.opset))
+            main.opset = "CoreML1"
+        case "name":
+            described["logits"].name = "logitz"
+        case "no states":
+            del told.state[:]
+        case "output type" | "input type":
+            one = described["logits" if change == "output type" else "input_ids"].type.multiArrayType
+            one.dataType = one.FLOAT16
+        case "state shape":
+            described["keys"].type.stateType.arrayType.shape[2] -= 1
+        case "input shape":
+            described["rows"].type.multiArrayType.shapeRange.sizeRanges.add(lowerBound=1, upperBound=1)
+        case "range":
+            described["positions"].type.multiArrayType.shapeRange.sizeRanges[1].upperBound -= 1
+        case "metadata":
+            told.metadata.userDefined["edgecall.context_length"] = "abc"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("version", "specification version 99, of which nothing is known here"),
+        ("old version", "function 'main': opset 'CoreML8' came with specification version 9, not 7"),
+        ("opset", "function 'main': states, which opset 'CoreML5' does not have"),
+        ("foreign opset", "function 'main': opset 'CoreML1', which is not known here"),
+        ("name", "it has the outputs logits, its description logitz"),
+        ("no states", "it has the states keys, keys_rest, values, values_rest, its description none"),
+        ("output type", "output 'logits' is fp32, in the description fp16"),
+        ("input type", "input 'input_ids' is int32, in the description fp16"),
+        ("state shape", "state 'keys' has the shape .*, in the description another"),
+        ("input shape", r"input 'rows' has the shape \(any\), in the description another"),
+        ("range", "but its edgecall.context_length is"),
+        ("metadata", "but its edgecall.context_length is 'abc'; export again"),
+    ],
+)
+def test_what_apps_are_told_is_what_the_program_is(exact: Artifact, tmp_path: Path, change: str, told: str) -> None:
+    weights = tmp_path / exact.weights.name
+    shutil.copytree(exact.weights, weights)
+    package = Mutable(weights)
+    _spec(change, package.spec)
+    package.save()
+    with pytest.raises(ArtifactError, match=told):
+        coreml_reference.open_model(Artifact(tmp_path, exact.manifest | {"weights": weights.name}))
 
 
 @pytest.mark.parametrize(
