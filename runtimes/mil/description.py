@@ -57,7 +57,7 @@ def _fits(shape: Sequence[int | None], told: Described, feature: Feature | None)
     return all(_same(shape, one) for one in feature.shapes or (low, high))
 
 
-def _same(shape: Sequence[int | None], other: Sequence[int]) -> bool:
+def _same(shape: Sequence[int | None], other: Sequence[int | None]) -> bool:
     return len(shape) == len(other) and all(a is None or a == b for a, b in zip(shape, other, strict=True))
 
 
