@@ -172,7 +172,7 @@ def test_what_is_measured() -> None:
         (["shape", "--shape", "tiny", "--cases", "none.jsonl"], "none.jsonl: no such case file"),
         (["shape", "--shape", "tiny", "--peers", "lama"], "--peers: unknown peer 'lama'"),
         (["shape", "--shape", "tiny", "--variants", "gguf-q8"], "did you mean 'gguf-q8_0'?"),
-        (["shape", "--shape", "tiny", "--threads", "0"], "--threads: 0 is not positive"),
+        (["shape", "--shape", "tiny", "--threads", "0"], "--threads: 0 is not a number of threads"),
         (["shape", "--shape", "tiny", "--out", "full"], "full: is not empty"),
         (["shape", "--shape", "tiny", "--plugin", "not_there"], "--plugin not_there: there is no such module"),
     ],
