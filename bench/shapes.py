@@ -118,8 +118,9 @@ def changed(shape: Shape, values: Mapping[str, int | None]) -> Shape:
     """`shape` with the sizes given, which its name then tells. Raises `UserError` for sizes that make no network."""
     given = {key: value for key, value in values.items() if value is not None and value != getattr(shape, key)}
     for key, value in given.items():
-        if value < (0 if key == "seed" else 1):
-            raise UserError(f"{option(key)}: {value} is not positive; give 1 or more")
+        least = 0 if key == "seed" else 1
+        if value < least:
+            raise UserError(f"{option(key)}: {value} is too small; give {least} or more")
     parts = [shape.name, *(f"{key.replace('_', '')}{value}" for key, value in given.items())]
     new = replace(shape, **given, name="-".join(parts))
     if new.heads % new.kv_heads:

@@ -59,10 +59,10 @@ def test_sizes_can_be_changed() -> None:
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"layers": 0}, "--layers: 0 is not positive"),
+        ({"layers": 0}, "--layers: 0 is too small; give 1 or more"),
         ({"heads": 3, "kv_heads": 2}, "--heads 3: is no multiple of the 2 of --kv-heads"),
         ({"head_dim": 31}, "--head-dim 31: is odd"),
-        ({"seed": -1}, "--weights-seed: -1 is not positive"),
+        ({"seed": -1}, "--weights-seed: -1 is too small; give 0 or more"),
     ],
 )
 def test_sizes_that_make_no_network(values: dict[str, int | None], told: str) -> None:
@@ -161,7 +161,7 @@ def test_what_is_measured() -> None:
     [
         (["shape"], "the following arguments are required: --shape"),
         (["shape", "--shape", "functiongemma-270"], "did you mean 'functiongemma-270m'?"),
-        (["shape", "--shape", "tiny", "--layers", "-1"], "--layers: -1 is not positive"),
+        (["shape", "--shape", "tiny", "--layers", "-1"], "--layers: -1 is too small; give 1 or more"),
         (
             ["shape", "--shape", "tiny", "--trim-tokens", "10240"],
             "--trim-tokens 10240: the shape has 10240; give fewer",
