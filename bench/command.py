@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import signal
 import sys
@@ -47,6 +48,13 @@ def positive(value: int | None, option: str) -> int | None:
     """`value`, if it is 1 or more or not given. Raises `UserError` for others."""
     if value is not None and value < 1:
         raise UserError(f"{option}: {value} is not positive; give 1 or more")
+    return value
+
+
+def not_negative(value: float, option: str, what: str) -> float:
+    """`value`, if it is a number of 0 or more of `what`. Raises `UserError` for others, NaN and infinity."""
+    if not 0 <= value < math.inf:
+        raise UserError(f"{option}: {value:g} is not a number of {what}; give 0 or more")
     return value
 
 
