@@ -83,12 +83,13 @@ PRESETS: Final = {
     shape.name: shape
     for shape in (
         Shape("functiongemma-270m", 640, 2048, 18, 4, 1, 256, 262_144),
-        Shape("router-30m", 512, 1536, 9, 4, 1, 128, 8192),
+        Shape("router-30m", 512, 1536, 9, 4, 1, 128, 16_384),
         Shape("seed-9m", 256, 768, 8, 4, 1, 64, 10_240, window=8192, pattern=1),
         Shape("tiny", 64, 128, 7, 4, 1, 32, 10_240, window=64, context=2048),
     )
 }
-"""FunctionGemma's own, and smaller ones: the seed router's is among them."""
+"""FunctionGemma's own, and smaller ones: the seed router's is among them. All have rows for the seed's tokenizer;
+router-30m is named after its layers' 27M and a small vocabulary, and has 36M with its 16,384 rows."""
 
 OPTIONS: Final = {
     "layers": "layers",

@@ -50,6 +50,11 @@ def test_shapes_have_the_parameters_that_they_are_known_for() -> None:
     )
 
 
+def test_every_shape_has_rows_for_the_default_tokenizer() -> None:
+    entries = RouterTokenizer.load(SEED / "tokenizer.json").vocab_size
+    assert {name: shape.vocab for name, shape in PRESETS.items() if shape.vocab < entries} == {}
+
+
 def test_sizes_can_be_changed() -> None:
     new = changed(preset("functiongemma-270m"), {"layers": 6, "kv_heads": 2, "vocab": None, "hidden": 640})
     assert new.name == "functiongemma-270m-layers6-kvheads2" and (new.layers, new.kv_heads, new.hidden) == (6, 2, 640)
