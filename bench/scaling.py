@@ -111,7 +111,7 @@ def scaling(
         bench = Bench(settings, toolset, suite, screen, [Run(v) for v in chosen], place.scratch, place.logs)
         screen.say(
             f"{asked.shape.name if asked.shape else settings.model}, {', '.join(v.artifact for v in chosen)}: "
-            f"{', '.join(asked.sizes)}; about {settings.budget_s / 60:.0f} minutes at most"
+            f"{', '.join(asked.sizes)}; {settings.takes}"
         )
         model, state = _prepared(bench, asked, chosen, artifacts)
         for number, sweep in enumerate(asked.sizes, 1):

@@ -89,7 +89,7 @@ def shape(
         bench.deadline = clock + settings.budget_s
         screen.say(
             f"{asked.shape.name}, {asked.shape.parameters / 1e6:,.1f}M random weights, on toolset {toolset.name}: "
-            f"{len(runs)} runs, {len(suite.cases)} fixed calls, about {settings.budget_s / 60:.0f} minutes at most"
+            f"{len(runs)} runs, {len(suite.cases)} fixed calls, {settings.takes}"
         )
         model = bench.stage(
             1,
