@@ -90,7 +90,7 @@ def _texts(trim: Trim, toolset: Toolset, tokenizer: RouterTokenizer) -> dict[str
     for rule in dict.fromkeys(trim.rules):
         if rule != ENGLISH:
             path = Path(rule).expanduser()
-            found[path.name] = list(file_texts(path, toolset, tokenizer.wire))
+            found.setdefault(trim.called or path.name, []).extend(file_texts(path, toolset, tokenizer.wire))
     return found
 
 
