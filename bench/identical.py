@@ -54,7 +54,7 @@ class Asked:
     toolsets: tuple[str, ...] = ("kiwi",)
     ways: tuple[Way, ...] = WAYS
     trim: Trim | None = None
-    """Which tokens trimmed vocabularies keep (its form is not looked at); None or without rules: what the cases need."""
+    """Which tokens trimmed vocabularies keep (its form is not looked at); without any rule what the cases need."""
     limit: int | None = None
     """The most cases of a toolset."""
 

@@ -171,6 +171,13 @@ def test_what_is_measured() -> None:
             ["shape", "--shape", "tiny", "--trim-tokens", "10240"],
             "--trim-tokens 10240: the shape has 10240; give fewer",
         ),
+        (
+            ["shape", "--shape", "tiny", "--trim-tokens", "1"],
+            "--trim-tokens 1: toolset kiwi and the calls need ",
+        ),
+        (["shape", "--shape", "tiny", "--vocab", "10"], "--vocab 10: the seed's tokenizer has 10240 entries"),
+        (["shape", "--shape", "tiny", "--context", "10"], "--context 10: case "),
+        (["shape", "--shape", "tiny", "--context", "480"], "--context 480: case "),
         (["shape", "--shape", "tiny", "--tokenizer", "none.json"], "--tokenizer none.json: no such file"),
         (["shape", "--shape", "tiny", "--toolset", "home"], "--toolset home: the fixed calls are kiwi's"),
         (["shape", "--shape", "tiny", "--toolset", "kiwy"], "unknown toolset 'kiwy'"),
