@@ -37,7 +37,7 @@ from bench.timing import timing
 from bench.variants import Missing, choose, merge
 from export.atomic import write_json
 from router.tokenizer import RouterTokenizer
-from router.toolset import to_dict
+from router.toolset import Toolset, to_dict
 from router.toolset_load import load_toolset
 from router.wire_format import wire_format
 from runtimes.artifact import Artifact
@@ -110,7 +110,7 @@ def scaling(
     chosen = choose(settings, emulated="never")
     toolset = load_toolset(settings.toolset)
     if artifacts is None and asked.shape is not None:
-        _check_smallest(asked.shape, asked)
+        _check_smallest(asked.shape, asked, toolset)
     with workplace(out, started, git_state()[0]) as place:
         suite = Suite("scaling", (), digest([]))
         bench = Bench(settings, toolset, suite, screen, [Run(v) for v in chosen], place.scratch, place.logs)
@@ -132,10 +132,13 @@ def scaling(
     return Outcome(report, place.target)
 
 
-def _check_smallest(shape: Shape, asked: Asked) -> None:
-    """Raise `UserError` for a context that has no room for a sweep's smallest size, and as `bench shape` does."""
+def _check_smallest(shape: Shape, asked: Asked, toolset: Toolset) -> None:
+    """Raise `UserError` for a tokenizer that does not do, and for a context that has no room for the smallest size of a
+    sweep, or for the declarations of `toolset`, which exports must hold.
+    """
     with TemporaryDirectory() as scratch:
         tokenizer = tokenizer_of(outline(shape, asked.tokenizer, Path(scratch)))
+    check_context(shape, len(tokenizer.prefix_ids(toolset)) + 1, f"toolset {toolset.name}, which exports hold,")
     for sweep, sizes in asked.sizes.items():
         (point,) = points(sweep, [min(sizes)], tokenizer)
         check_context(shape, tokens_of(tokenizer, point.toolset, point.case), f"{point.id}, the smallest of its sweep,")

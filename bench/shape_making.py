@@ -180,7 +180,7 @@ def check_shape(shape: Shape, tokenizer: Path | None, toolset: Toolset, suite: S
         made = outline(shape, tokenizer, Path(scratch))
         known = tokenizer_of(made)
         need, case = max((tokens_of(known, toolset, case), case.id) for case in suite.cases)
-        check_context(shape, need, f"case {case}")
+        check_context(shape, need, f"case {case} with its calls")
         trim = None if trim_tokens is None else _by_calls(known, trim_tokens, suite, Path(scratch))
         if trim is not None:
             planned(made, trim, toolset)
@@ -189,9 +189,7 @@ def check_shape(shape: Shape, tokenizer: Path | None, toolset: Toolset, suite: S
 def check_context(shape: Shape, need: int, what: str) -> None:
     """Raise `UserError` for a shape whose context is smaller than what something takes."""
     if need > shape.context:
-        raise UserError(
-            f"--context {shape.context:,}: {what} takes {need:,} tokens with prompt and calls; give as many or more"
-        )
+        raise UserError(f"--context {shape.context:,}: {what} takes {need:,} tokens; give as many or more")
 
 
 def _by_calls(tokenizer: RouterTokenizer, tokens: int, suite: Suite, folder: Path) -> Trim | None:
