@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.command import ended_by_sigterm, names, positive, screen_for, settings_asked, show, tell_files
+from bench.command import ended_by_sigterm, names, positive, screen_for, settings_asked, show, tell_files, threads_asked
 from bench.plugins import load_plugins
 from bench.records import MODES
 from export.trim_options import add_trim_options, trim_asked
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     limit = positive(options.limit, "--limit")
     settings = settings_asked(
         options, "accuracy", argv, trim=trim_asked(options), modes=("grammar",) if options.no_free else MODES,
-        threads=positive(options.threads, "--threads") or default_threads(),
+        threads=threads_asked(options.threads) or default_threads(),
     )  # fmt: skip
     screen = screen_for(options.json)
     with ended_by_sigterm():

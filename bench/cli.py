@@ -91,9 +91,7 @@ def _cold(options: Namespace) -> int:
     """How many fresh processes are started. Raises `UserError` for less than none."""
     if options.cold is None:
         return QUICK_COLD if options.quick else COLD
-    if options.cold < 0:
-        raise UserError(f"--cold: {options.cold} is not a number of processes; give 0 or more")
-    return int(options.cold)
+    return int(command.not_negative(options.cold, "--cold", "processes"))
 
 
 def _parser() -> Parser:

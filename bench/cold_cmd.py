@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench.command import names, positive, screen_for
+from bench.command import names, positive, screen_for, threads_asked
 from bench.plugins import load_plugins
 from bench.tables import Table, ms
 from router.core import WARM_UP
@@ -27,11 +27,11 @@ def main(argv: Sequence[str]) -> int:
     from runtimes.artifact import open_artifact
 
     load_plugins(names(options.plugin))
-    n = positive(options.n, "--n") or USUAL
+    n, threads = positive(options.n, "--n") or USUAL, threads_asked(options.threads)
     artifact = open_artifact(Path(options.artifact), check="sizes")
     start = Start(
         artifact.folder, options.runtime or FORMATS[artifact.format], options.request,
-        context_for(load_json(artifact.toolset)), options.device, positive(options.threads, "--threads"),
+        context_for(load_json(artifact.toolset)), options.device, threads,
         names(options.plugin),
     )  # fmt: skip
     screen = screen_for(options.json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import signal
 import sys
@@ -50,6 +51,20 @@ def positive(value: int | None, option: str) -> int | None:
     return value
 
 
+def not_negative(value: float, option: str, what: str) -> float:
+    """`value`, if it is a number of 0 or more of `what`. Raises `UserError` for others, NaN and infinity."""
+    if not 0 <= value < math.inf:
+        raise UserError(f"{option}: {value:g} is not a number of {what}; give 0 or more")
+    return value
+
+
+def threads_asked(value: int | None) -> int | None:
+    """`value`, if a runtime would take it or none is given. Raises `UserError` for too few and too many."""
+    from runtimes.base import check_threads
+
+    return None if value is None else check_threads(value, "--threads")
+
+
 def out_asked(given: str | None) -> Path | None:
     """The folder of ``--out``, if there is one. Raises `UserError` for one that holds something."""
     from bench.folder import check_out
@@ -66,7 +81,7 @@ def settings_asked(
 ) -> Settings:
     """What `options` say of all that `Settings` knows, the rest as usual; `more` goes before both.
 
-    Raises `UserError` for a number that is not positive.
+    Raises `UserError` for a number that is not positive, and for more threads than can be.
     """
     from bench.records import Settings
 
@@ -77,7 +92,7 @@ def settings_asked(
     known |= {name: Path(given[name]) for name in ("cases", "cache") if name in given}
     known |= {name: names(given.get(name)) for name in ("runtimes", "variants")}
     known |= {
-        "threads": positive(given.get("threads"), "--threads"),
+        "threads": threads_asked(given.get("threads")),
         "requests": positive(given.get("requests"), "--requests") or effort.requests,
         "budget_s": float(positive(given.get("budget"), "--budget") or effort.budget_s),
         "blocks": effort.blocks,

@@ -42,4 +42,12 @@ def main(argument: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    try:
+        main(sys.argv[1])
+    except Exception as error:
+        from runtimes.console import explain
+
+        line = explain(error)
+        if line is None:  # a bug keeps its traceback
+            raise
+        sys.exit(line)

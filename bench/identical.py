@@ -54,7 +54,7 @@ class Asked:
     toolsets: tuple[str, ...] = ("kiwi",)
     ways: tuple[Way, ...] = WAYS
     trim: Trim | None = None
-    """Which tokens trimmed vocabularies keep (its form is not looked at); None: what the cases need."""
+    """Which tokens trimmed vocabularies keep (its form is not looked at); without any rule what the cases need."""
     limit: int | None = None
     """The most cases of a toolset."""
 
@@ -153,7 +153,9 @@ def _provided(bench: Bench, asked: Asked, given: dict[str, Artifacts] | None) ->
     whole, model = export_all(bench, variants)
     part = Part(bench, {"whole": whole}, model)
     cases = write_cases(bench.scratch / TRIM_CASES, bench.suite.cases)
-    trim = asked.trim or Trim((str(cases),))
+    trim = asked.trim or Trim(())
+    if not trim.rules:
+        trim = replace(trim, rules=(str(cases),), called="the cases")
     for form in forms:
         own = replace(bench, settings=replace(bench.settings, trim=replace(trim, form=form)))
         part.forms[form] = export_all(own, variants)[0]

@@ -21,16 +21,19 @@ FILES = (
 
 
 def main(argv: Sequence[str]) -> int:
-    """``bench identical``: parse, export if need be, ask, compare, write, show. 1 where something differs or failed."""
+    """``bench identical``: parse, export if need be, ask, compare, write, show.
+
+    1 where something differs or failed, or nothing was compared.
+    """
     options = _parser().parse_args(list(argv))
     from bench.identical import Asked, identical
-    from bench.identical_page import EXPENDABLE, LEGEND, tables
+    from bench.identical_page import EXPENDABLE, LEGEND, tables, verdict
     from bench.plugins import load_plugins
 
     out = command.out_asked(options.out)
     load_plugins(command.names(options.plugin))
     asked = Asked(
-        command.names(options.toolset) or ("kiwi",), _ways(options.ways), trim_asked(options),
+        command.names(options.toolset) or ("kiwi",), _ways(options.ways), trim_asked(options, ruled=True),
         command.positive(options.limit, "--limit"),
     )  # fmt: skip
     if options.cases and len(asked.toolsets) > 1:
@@ -40,6 +43,7 @@ def main(argv: Sequence[str]) -> int:
     with command.ended_by_sigterm():
         outcome = identical(settings, asked, screen, out=out)
     command.show(screen, tables(outcome.report), EXPENDABLE, LEGEND)
+    screen.say(verdict(outcome.report))
     command.tell_files(screen, outcome.folder, FILES, outcome.report, as_json=options.json)
     return 0 if outcome.report["identical"] else 1
 
@@ -61,7 +65,7 @@ def _parser() -> Parser:
         "Prove that what saves passes and bytes changes no answer: every case with every guess and with\n"
         "none, several at once and one by one, with a trimmed vocabulary and the whole one, on every\n"
         "runtime. Where answers part, the margin of the two tokens says whether rounding decided (a tie).\n"
-        "Exit code 1 if anything differs beyond ties.",
+        "Exit code 1 if anything differs beyond ties, failed, or nothing could be compared.",
         [
             "bench identical seed --toolset kiwi,toolbox --suite release",
             "bench identical seed --runtimes llama_cpp,onnxruntime --ways guess,lanes --limit 50",
@@ -81,7 +85,10 @@ def _parser() -> Parser:
         "--trim-vocab", metavar="RULE", action="append", default=[],
         help="which tokens trimmed vocabularies keep, as for `edgecall export` (default: those that the cases need)",
     )  # fmt: skip
-    add("--trim-tokens", metavar="N", type=int, help="how many tokens they keep (as for `edgecall export`)")
+    add(
+        "--trim-tokens", metavar="N", type=int,
+        help="how many tokens they keep, at least those needed (default: as for `edgecall export`)",
+    )  # fmt: skip
     parser.set_defaults(trim_form=None)  # both forms are compared
     add("--device", default="cpu", metavar="DEVICE", help="cpu, cuda, metal, ... (default: cpu; MLX: where it runs)")
     add("--threads", type=int, metavar="N", help="threads of every run (default: half the cores, at most 8)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from bench.identical_report import compared
 from bench.page import code, model_line, remarks, section, suite_line
 from bench.tables import Table, number
 
@@ -32,9 +33,15 @@ def tables(report: dict[str, Any]) -> list[Table]:
     return [table for table in (*found, _rounding(report), _missing(report)) if table.rows]
 
 
+def verdict(report: dict[str, Any]) -> str:
+    """What came of it, in one line."""
+    if not compared(report["toolsets"]):
+        return "NOTHING WAS COMPARED, so nothing is proved: all that was asked for was skipped, left out or failed."
+    return "Nothing differs beyond ties." if report["identical"] else "SOMETHING DIFFERS, or could not be compared."
+
+
 def render(report: dict[str, Any]) -> str:
     """The page in Markdown."""
-    verdict = "Nothing differs beyond ties." if report["identical"] else "SOMETHING DIFFERS, or could not be compared."
     head = [f"- code: {code(report)}", f"- run: {report['created']}, {report['seconds']:.0f} s"]
     head += [f"- command: `{report['command']}`"] if report["command"] else []
     for toolset in report["toolsets"]:
@@ -45,9 +52,10 @@ def render(report: dict[str, Any]) -> str:
     parts = [
         "# The same answers, whatever saves passes and bytes",
         "\n".join(head),
-        verdict,
+        verdict(report),
         LEGEND,
         *(section(table, level=2) for table in tables(report)),
+        _beyond_tie(report),
         *_differences(report),
         remarks(f"{run['name']}: {line}" for _, run in _runs(report) for line in run["warnings"]),
     ]
@@ -96,6 +104,18 @@ def _rounding(report: dict[str, Any]) -> Table:
     )
     columns = ("toolset", "artifact", "dtype", "rows", "many", "lanes", "parted at", "tie")
     return Table("Rounding", columns, tuple(rows), note)
+
+
+def _beyond_tie(report: dict[str, Any]) -> str:
+    """The runs whose rounding is larger than their tie, in one line; empty where there is none."""
+    found = []
+    for name, run in _runs(report):
+        most = max((moved for key, moved in (run["rounding"] or {}).items() if key != "rows" and moved), default=0.0)
+        if most and most > run["tie"]:
+            found.append(f"{run['name']} on {name} ({number(most, 2)}, tie {run['tie']:g})")
+    if not found:
+        return ""
+    return f"Rounding moved logits further than the tie, and may change an answer, of {', '.join(found)}."
 
 
 def _missing(report: dict[str, Any]) -> Table:

@@ -27,7 +27,7 @@ def build(settings: Settings, parts: Sequence[Part], started: datetime) -> dict[
         **stamp(SCHEMA, settings.command),
         "seconds": round((datetime.now(UTC) - started).total_seconds(), 1),
         "machine": describe(),
-        "identical": all(_same(run) for toolset in toolsets for run in toolset["runs"]),
+        "identical": compared(toolsets) > 0 and all(_same(run) for toolset in toolsets for run in toolset["runs"]),
         "toolsets": toolsets,
     }
 
@@ -35,6 +35,11 @@ def build(settings: Settings, parts: Sequence[Part], started: datetime) -> dict[
 def validate(report: dict[str, Any]) -> bool:
     """Check against the committed schema; False where jsonschema is not installed. Raises ValueError."""
     return check_schema(report, SCHEMA_FILE)
+
+
+def compared(toolsets: Sequence[dict[str, Any]]) -> int:
+    """How many answers were compared with plain ones, in all ways on all artifacts."""
+    return sum(one["n"] for toolset in toolsets for run in toolset["runs"] for one in run["comparisons"])
 
 
 def _toolset(part: Part) -> dict[str, Any]:

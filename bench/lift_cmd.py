@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.command import FULL, ended_by_sigterm, names, positive, screen_for, settings_asked, show, tell_files
+from bench.command import FULL, ended_by_sigterm, names, screen_for, settings_asked, show, tell_files, threads_asked
 from bench.lift_sides import ANSWERS
 from bench.plugins import load_plugins
 from bench.records import Mode
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     settings = settings_asked(
         options, "lift", argv, toolset=options.toolset or toolset_of(asked),
         suite=options.suite or "",
-        threads=positive(options.threads, "--threads") or default_threads(),
+        threads=threads_asked(options.threads) or default_threads(),
     )  # fmt: skip
     screen = screen_for(options.json)
     mode: Mode = "unconstrained" if options.no_grammar else "grammar"

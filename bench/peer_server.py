@@ -169,7 +169,10 @@ class Server:
         except (OSError, http.client.HTTPException):
             code = self._exit_code(wait=0)
             if code is not None:
-                raise UserError(f"{PROGRAM} ended before it was ready (exit code {code}){self._last_words()}") from None
+                # Help and other programs end well; a server that fails does not.
+                hint = f"; give {PROGRAM} itself with --llama-server (docs/peers.md)" if code == 0 else ""
+                told = f"{PROGRAM} ended before it was ready (exit code {code}){hint}"
+                raise UserError(told + self._last_words()) from None
             return False
         finally:
             connection.close()

@@ -84,7 +84,7 @@ def peers(
         screen.say(
             f"{settings.model} on toolset {toolset.name} beside its peers: "
             f"{sum(run.status == 'ok' for run in runs)} contenders, "
-            f"{len(suite.cases)} cases (suite {suite.name}), about {settings.budget_s / 60:.0f} minutes at most"
+            f"{len(suite.cases)} cases (suite {suite.name}), {settings.takes}"
         )
         model = _provide(bench, wanted, artifacts)
         bench.deadline = max(bench.deadline, time.monotonic() + MEASURING * settings.budget_s)

@@ -29,8 +29,7 @@ def main(argv: Sequence[str]) -> int:
 
     out = command.out_asked(options.out)
     load_plugins(command.names(options.plugin))
-    if options.lose < 0:
-        raise UserError(f"--lose: {options.lose:g} is negative; give the points of exact that may be lost, 0 or more")
+    lose = command.not_negative(options.lose, "--lose", "points of exact that may be lost")
     formats = command.names(options.formats)
     settings = command.settings_asked(
         options, "quantization", argv, FULL, suite=options.suite or "", trim=trim_asked(options)
@@ -39,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
         formats=formats or Asked.formats,
         types=types_asked(options.types, formats or Asked.formats),
         most=command.positive(options.grid, "--grid") or Asked.most,
-        lose=float(options.lose),
+        lose=lose,
         limit=command.positive(options.limit, "--limit"),
         timed=command.positive(options.timed, "--timed") or Asked.timed,
     )

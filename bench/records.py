@@ -180,6 +180,12 @@ class Settings:
     """Modules that every worker imports first: a place to register runtimes of one's own."""
     command: str = ""
 
+    @property
+    def takes(self) -> str:
+        """How long a bench is likely to take, for its first line: the budget holds what is measured, not all else."""
+        minutes, seconds = f"{self.budget_s / 60:.0f} minutes", f"{self.budget_s:.0f} s"
+        return f"about {minutes if self.budget_s >= 120 else seconds}, more where artifacts are made or slow to load"
+
 
 def calls_from(rows: list[dict[str, Any]]) -> list[Call]:
     return [Call(row["name"], row["arguments"]) for row in rows]

@@ -223,6 +223,12 @@ def completion_of(tokenizer: RouterTokenizer, toolset: Toolset, calls: Iterable[
     return tokenizer.completion_ids(shown)
 
 
+def tokens_of(tokenizer: RouterTokenizer, toolset: Toolset, case: Case) -> int:
+    """The context that a case takes: its prompt, the gold calls, and one token to spare."""
+    prompt = len(tokenizer.prefix_ids(toolset)) + len(tokenizer.behind_prefix(toolset, case.user, case.context))
+    return prompt + len(completion_of(tokenizer, toolset, case.calls)) + 1
+
+
 def open_routed(
     folder: str | Path, *, runtime: str, device: str, threads: int | None, guess: Guessing = True
 ) -> tuple[Routed, float]:

@@ -135,7 +135,7 @@ def _introduce(bench: Bench, variants: Sequence[Variant]) -> None:
     suite, settings = bench.suite, bench.settings
     bench.screen.say(
         f"Bench of {settings.model} on toolset {bench.toolset.name}: {len(variants)} variants, "
-        f"{len(suite.cases)} cases (suite {suite.name}), about {settings.budget_s / 60:.0f} minutes at most"
+        f"{len(suite.cases)} cases (suite {suite.name}), {settings.takes}"
     )
     for note in suite.notes:
         bench.screen.say(f"  note: {note}")

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from bench import scaling_page, scaling_plot, scaling_report
@@ -22,19 +23,21 @@ from bench.judging import answers
 from bench.predict import weights_of
 from bench.records import Run, Settings, Variant
 from bench.report import git_state
+from bench.routing import tokens_of
 from bench.run import JUDGING, Bench, Outcome, equip
 from bench.scaling_floor import predicted_ms
 from bench.scaling_points import Point, Sweep, argument_tokens, branches, points
 from bench.scaling_report import Measured, row
 from bench.screen import Screen
-from bench.shape_making import Artifacts, Machine, exported, made_checkpoint, probe
+from bench.shape_checkpoint import outline
+from bench.shape_making import Artifacts, Machine, check_context, exported, made_checkpoint, probe, tokenizer_of
 from bench.shapes import Shape, changed, of_config
 from bench.suites import Suite, digest
 from bench.timing import timing
 from bench.variants import Missing, choose, merge
 from export.atomic import write_json
 from router.tokenizer import RouterTokenizer
-from router.toolset import to_dict
+from router.toolset import Toolset, to_dict
 from router.toolset_load import load_toolset
 from router.wire_format import wire_format
 from runtimes.artifact import Artifact
@@ -106,12 +109,14 @@ def scaling(
         check_out(out)
     chosen = choose(settings, emulated="never")
     toolset = load_toolset(settings.toolset)
+    if artifacts is None and asked.shape is not None:
+        _check_smallest(asked.shape, asked, toolset)
     with workplace(out, started, git_state()[0]) as place:
         suite = Suite("scaling", (), digest([]))
         bench = Bench(settings, toolset, suite, screen, [Run(v) for v in chosen], place.scratch, place.logs)
         screen.say(
             f"{asked.shape.name if asked.shape else settings.model}, {', '.join(v.artifact for v in chosen)}: "
-            f"{', '.join(asked.sizes)}; about {settings.budget_s / 60:.0f} minutes at most"
+            f"{', '.join(asked.sizes)}; {settings.takes}"
         )
         model, state = _prepared(bench, asked, chosen, artifacts)
         for number, sweep in enumerate(asked.sizes, 1):
@@ -125,6 +130,18 @@ def scaling(
         )
         _write(place.staging, report, state)
     return Outcome(report, place.target)
+
+
+def _check_smallest(shape: Shape, asked: Asked, toolset: Toolset) -> None:
+    """Raise `UserError` for a tokenizer that does not do, and for a context that has no room for the smallest size of a
+    sweep, or for the declarations of `toolset`, which exports must hold.
+    """
+    with TemporaryDirectory() as scratch:
+        tokenizer = tokenizer_of(outline(shape, asked.tokenizer, Path(scratch)))
+    check_context(shape, len(tokenizer.prefix_ids(toolset)) + 1, f"toolset {toolset.name}, which exports hold,")
+    for sweep, sizes in asked.sizes.items():
+        (point,) = points(sweep, [min(sizes)], tokenizer)
+        check_context(shape, tokens_of(tokenizer, point.toolset, point.case), f"{point.id}, the smallest of its sweep,")
 
 
 _AGAINST: Final[dict[Sweep, str]] = {
@@ -218,8 +235,7 @@ def _fitting(
     """The points that the model's context has room for, and the context that the longest of them needs."""
     there, longest = [], 0
     for point in all_points:
-        prompt = tokenizer.prompt_ids(point.toolset, point.case.user)
-        need = len(prompt) + len(tokenizer.completion_ids(point.case.calls)) + 1
+        need = tokens_of(tokenizer, point.toolset, point.case)
         if need <= artifact.context_length:
             there.append(point)
             longest = max(longest, need)

@@ -24,7 +24,16 @@ from bench.records import Run, Settings
 from bench.report import git_state, samples
 from bench.run import JUDGING, MEASURING, Bench, Outcome, equip
 from bench.screen import Screen
-from bench.shape_making import Artifacts, Machine, dry_passes, exported, made_checkpoint, probe, trimmed_checkpoint
+from bench.shape_making import (
+    Artifacts,
+    Machine,
+    check_shape,
+    dry_passes,
+    exported,
+    made_checkpoint,
+    probe,
+    trimmed_checkpoint,
+)  # fmt: skip
 from bench.shapes import Shape
 from bench.suites import Suite, load_files
 from bench.timing import latency
@@ -84,12 +93,14 @@ def shape(
     toolset = load_toolset(settings.toolset)
     suite = fixed_cases(settings)
     runs = chosen(settings, asked)
+    if artifacts is None:
+        check_shape(asked.shape, asked.tokenizer, toolset, suite, asked.trim_tokens)
     with workplace(out, started, git_state()[0]) as place:
         bench = Bench(settings, toolset, suite, screen, runs, place.scratch, place.logs)
         bench.deadline = clock + settings.budget_s
         screen.say(
             f"{asked.shape.name}, {asked.shape.parameters / 1e6:,.1f}M random weights, on toolset {toolset.name}: "
-            f"{len(runs)} runs, {len(suite.cases)} fixed calls, about {settings.budget_s / 60:.0f} minutes at most"
+            f"{len(runs)} runs, {len(suite.cases)} fixed calls, {settings.takes}"
         )
         model = bench.stage(
             1,

@@ -79,6 +79,15 @@ def make(
     return Checkpoint(target, made.name, made.sha256, made.config)
 
 
+def outline(shape: Shape, tokenizer: Path | None, folder: Path) -> Checkpoint:
+    """What of `make`'s checkpoint is known before weights are drawn: the tokenizer, in `folder`, and the config.
+
+    Raises `UserError` as `make` does for a tokenizer.
+    """
+    (folder / TOKENIZER).write_bytes(_tokenizer_files(shape, tokenizer)[TOKENIZER])
+    return Checkpoint(folder, shape.name, "", flat_config(shape.config(), folder))
+
+
 def tensors(shape: Shape) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor, as transformers calls them."""
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim

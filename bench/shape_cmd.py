@@ -69,7 +69,7 @@ def _parser() -> Parser:
         [
             "bench shape --shape functiongemma-270m --quick",
             "bench shape --shape functiongemma-270m --tokenizer tokenizer.json.gz --trim-tokens 32768 --peers",
-            "bench shape --shape router-30m --layers 6 --vocab 16384 --variants gguf-q8_0,onnx-int8",
+            "bench shape --shape router-30m --layers 6 --vocab 12288 --variants gguf-q8_0,onnx-int8",
         ],
     )
     add = parser.add_argument

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from bench.folder import write_cases
@@ -17,13 +18,19 @@ from bench.predict import Rates, Size, Weights, rates_for, sizes_of
 from bench.probe import streamed_bytes
 from bench.process import LOADING_S, WorkerFailure, WorkerProcess
 from bench.records import Variant
+from bench.routing import tokens_of
 from bench.run import Bench
+from bench.shape_checkpoint import outline
 from bench.shapes import Shape
+from bench.suites import Suite
 from bench.variants import WORKER as MAKER
 from bench.variants import Missing, export
 from export.base import Checkpoint
+from export.pipeline import wire_name
+from export.trim import planned
 from export.trim_record import ENGLISH, Trim
 from router.tokenizer import RouterTokenizer
+from router.toolset import Toolset
 from router.wire_format import wire_format
 from runtimes import runtime
 from runtimes.artifact import TOKENIZER, Artifact
@@ -150,9 +157,44 @@ def trimmed_checkpoint(
     """The shape with fewer tokens: its tokenizer cut as `edgecall export --trim-vocab english` does it, with all that
     the fixed calls need; or, where the tokenizer has no more than that, with fewer unused rows.
     """
-    entries = RouterTokenizer.load(whole.folder / TOKENIZER).vocab_size
-    if entries <= tokens:
+    trim = _by_calls(tokenizer_of(whole), tokens, bench.suite, bench.scratch)
+    if trim is None:
         smaller = replace(shape, name=f"{shape.name}-{tokens}", vocab=tokens)
         return made_checkpoint(bench, smaller, tokenizer)
-    cases = write_cases(bench.scratch / "trim-cases.jsonl", bench.suite.cases)
-    return made_checkpoint(bench, shape, tokenizer, Trim((ENGLISH, str(cases)), tokens))
+    return made_checkpoint(bench, shape, tokenizer, trim)
+
+
+def tokenizer_of(checkpoint: Checkpoint) -> RouterTokenizer:
+    """The tokenizer in its folder, in the wire format that it was made for."""
+    path = checkpoint.folder / TOKENIZER
+    return RouterTokenizer.load(path, wire_format(wire_name(path)))
+
+
+def check_shape(shape: Shape, tokenizer: Path | None, toolset: Toolset, suite: Suite, trim_tokens: int | None) -> None:
+    """Raise `UserError` for what is known to go wrong before anything is made.
+
+    That is a tokenizer with more entries than the shape has rows, a context that some case has no room in, and a
+    vocabulary cut to fewer tokens than the calls need.
+    """
+    with TemporaryDirectory() as scratch:
+        made = outline(shape, tokenizer, Path(scratch))
+        known = tokenizer_of(made)
+        need, case = max((tokens_of(known, toolset, case), case.id) for case in suite.cases)
+        check_context(shape, need, f"case {case} with its calls")
+        trim = None if trim_tokens is None else _by_calls(known, trim_tokens, suite, Path(scratch))
+        if trim is not None:
+            planned(made, trim, toolset)
+
+
+def check_context(shape: Shape, need: int, what: str) -> None:
+    """Raise `UserError` for a shape whose context is smaller than what something takes."""
+    if need > shape.context:
+        raise UserError(f"--context {shape.context:,}: {what} takes {need:,} tokens; give as many or more")
+
+
+def _by_calls(tokenizer: RouterTokenizer, tokens: int, suite: Suite, folder: Path) -> Trim | None:
+    """How a tokenizer is cut to so many tokens; None where it has no more. `folder`: for a file of the calls."""
+    if tokenizer.vocab_size <= tokens:
+        return None
+    cases = write_cases(folder / "trim-cases.jsonl", suite.cases)
+    return Trim((ENGLISH, str(cases)), tokens, called="the calls")

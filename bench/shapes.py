@@ -83,12 +83,13 @@ PRESETS: Final = {
     shape.name: shape
     for shape in (
         Shape("functiongemma-270m", 640, 2048, 18, 4, 1, 256, 262_144),
-        Shape("router-30m", 512, 1536, 9, 4, 1, 128, 8192),
+        Shape("router-30m", 512, 1536, 9, 4, 1, 128, 16_384),
         Shape("seed-9m", 256, 768, 8, 4, 1, 64, 10_240, window=8192, pattern=1),
         Shape("tiny", 64, 128, 7, 4, 1, 32, 10_240, window=64, context=2048),
     )
 }
-"""FunctionGemma's own, and smaller ones: the seed router's is among them."""
+"""FunctionGemma's own, and smaller ones: the seed router's is among them. All have rows for the seed's tokenizer;
+router-30m is named after its layers' 27M and a small vocabulary, and has 36M with its 16,384 rows."""
 
 OPTIONS: Final = {
     "layers": "layers",
@@ -118,8 +119,9 @@ def changed(shape: Shape, values: Mapping[str, int | None]) -> Shape:
     """`shape` with the sizes given, which its name then tells. Raises `UserError` for sizes that make no network."""
     given = {key: value for key, value in values.items() if value is not None and value != getattr(shape, key)}
     for key, value in given.items():
-        if value < (0 if key == "seed" else 1):
-            raise UserError(f"{option(key)}: {value} is not positive; give 1 or more")
+        least = 0 if key == "seed" else 1
+        if value < least:
+            raise UserError(f"{option(key)}: {value} is too small; give {least} or more")
     parts = [shape.name, *(f"{key.replace('_', '')}{value}" for key, value in given.items())]
     new = replace(shape, **given, name="-".join(parts))
     if new.heads % new.kv_heads:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from bench.command import positive, screen_for, tell_files
+from bench.command import positive, screen_for, tell_files, threads_asked
 from runtimes.console import Parser
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
 
     out = Path(options.out)
     check_out(out)
-    threads = positive(options.threads, "--threads")
+    threads, limit = threads_asked(options.threads), positive(options.limit, "--limit")
     screen = screen_for(options.json)
     artifact = _artifact(options, screen, threads)
     with screen.progress() as bars:
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
             out,
             split=options.split,
             wordings=options.wordings,
-            limit=positive(options.limit, "--limit"),
+            limit=limit,
             runtime=options.runtime,
             threads=threads,
             command=shlex.join(["bench", "unseen", *argv]),

@@ -15,6 +15,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -51,12 +52,8 @@ def trim_checkpoint(
     Raises `UserError` for a rule that is neither ``english`` nor a file of text, texts that need more tokens than they
     may, a tokenizer that is not Gemma's kind, and where nothing would be dropped.
     """
-    path = source.folder / TOKENIZER
-    spec = read_json(path)
-    tokenizer = RouterTokenizer.load(path, wire_format(wire_name(path)))
-    texts = _texts(trim, toolset, tokenizer)
-    generation = read_json(source.folder / _GENERATION) if (source.folder / _GENERATION).is_file() else {}
-    selection = _select(source, spec, tokenizer, texts, trim, toolset, named_ids(source.config) | named_ids(generation))
+    plan = planned(source, trim, toolset)
+    spec, tokenizer, selection = plan.spec, plan.tokenizer, plan.selection
     record = {
         "form": trim.form,
         "rule": [rule if rule == ENGLISH else Path(rule).name for rule in trim.rules],
@@ -77,11 +74,36 @@ def trim_checkpoint(
         if trim.form == "output":
             _write_output(source, selection.ids, staging)
         else:
-            _write(source, spec, generation, selection.ids, staging)
-            _check(tokenizer, RouterTokenizer.load(staging / TOKENIZER, tokenizer.wire), selection.ids, texts)
+            _write(source, spec, plan.generation, selection.ids, staging)
+            _check(tokenizer, RouterTokenizer.load(staging / TOKENIZER, tokenizer.wire), selection.ids, plan.texts)
         made = open_checkpoint(staging, name=f"{source.name}-trim")
         write_json(staging / RECORD, {**record, "key": key, "sha256": made.sha256})
     return Checkpoint(target, made.name, made.sha256, made.config)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a trimming keeps, and what it was worked out from."""
+
+    spec: dict[str, Any]
+    tokenizer: RouterTokenizer
+    generation: dict[str, Any]
+    texts: dict[str, list[Said]]
+    selection: Selection
+
+
+def planned(source: Checkpoint, trim: Trim, toolset: Toolset) -> Plan:
+    """What `trim_checkpoint` would keep of `source`, of which tokenizer and config alone are read.
+
+    Raises `UserError` as it does.
+    """
+    path = source.folder / TOKENIZER
+    spec = read_json(path)
+    tokenizer = RouterTokenizer.load(path, wire_format(wire_name(path)))
+    texts = _texts(trim, toolset, tokenizer)
+    generation = read_json(source.folder / _GENERATION) if (source.folder / _GENERATION).is_file() else {}
+    named = named_ids(source.config) | named_ids(generation)
+    return Plan(spec, tokenizer, generation, texts, _select(source, spec, tokenizer, texts, trim, named))
 
 
 def _texts(trim: Trim, toolset: Toolset, tokenizer: RouterTokenizer) -> dict[str, list[Said]]:
@@ -90,7 +112,7 @@ def _texts(trim: Trim, toolset: Toolset, tokenizer: RouterTokenizer) -> dict[str
     for rule in dict.fromkeys(trim.rules):
         if rule != ENGLISH:
             path = Path(rule).expanduser()
-            found[path.name] = list(file_texts(path, toolset, tokenizer.wire))
+            found.setdefault(trim.called or path.name, []).extend(file_texts(path, toolset, tokenizer.wire))
     return found
 
 
@@ -100,7 +122,6 @@ def _select(
     tokenizer: RouterTokenizer,
     texts: dict[str, list[Said]],
     trim: Trim,
-    toolset: Toolset,
     named: set[int],
 ) -> Selection:
     rows = source.vocab_size

@@ -34,10 +34,13 @@ def add_trim_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def trim_asked(options: argparse.Namespace) -> Trim | None:
-    """What the options ask for. Raises `UserError` for a mistake in them."""
+def trim_asked(options: argparse.Namespace, *, ruled: bool = False) -> Trim | None:
+    """What the options ask for; None where nothing says by what to trim. Raises `UserError` for a mistake in them.
+
+    `ruled`: the command has a rule of its own for where none is given; a `Trim` without rules then tells the size.
+    """
     tokens, form = options.trim_tokens, options.trim_form or "full"
-    if not options.trim_vocab:
+    if not options.trim_vocab and not (ruled and tokens is not None):
         for name in ("trim_tokens", "trim_form"):
             if getattr(options, name) is not None:
                 option = f"--{name.replace('_', '-')}"

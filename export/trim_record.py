@@ -31,6 +31,8 @@ class Trim:
     """The size aimed at."""
     form: Form = "full"
     """``full``: input, output and tokenizer. ``output``: the rows of the output matrix alone."""
+    called: str | None = None
+    """What messages call the files, where they are not the user's own; None: by their names."""
 
 
 def recorded_trim(folder: Path) -> dict[str, Any] | None:

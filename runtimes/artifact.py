@@ -161,7 +161,7 @@ def open_artifact(folder: str | Path, *, check: Literal["hashes", "sizes"] = "ha
     folder = Path(folder)
     path = folder / MANIFEST
     if not folder.is_dir():
-        raise ArtifactError(f"{folder}: no such artifact folder")
+        raise ArtifactError(f"{folder}: no such artifact folder; make one with `edgecall export`")
     if folder.name.startswith(STAGING_PREFIX):
         raise ArtifactError(f"{folder}: left by an export that did not finish; make one with `edgecall export`")
     if not path.is_file():

@@ -302,13 +302,16 @@ def default_threads() -> int:
     return max(1, min(available_cores() // 2, 8))
 
 
-def check_threads(threads: int | None) -> int:
-    """The number of threads to use: what was asked for, or `default_threads`."""
+def check_threads(threads: int | None, what: str = "threads") -> int:
+    """The number of threads to use: what was asked for, or `default_threads`.
+
+    Raises `SessionError`, which `what` begins, for none and for more than the cores could ever use.
+    """
     if threads is None:
         return default_threads()
     if threads < 1:
-        raise SessionError(f"threads: {threads} is not a number of threads; give 1 or more")
+        raise SessionError(f"{what}: {threads} is not a number of threads; give 1 or more")
     most = max(64, 4 * available_cores())
     if threads > most:
-        raise SessionError(f"threads: {threads} is more than {available_cores()} cores can use; give {most} at most")
+        raise SessionError(f"{what}: {threads} is more than {available_cores()} cores can use; give {most} at most")
     return threads

@@ -3,7 +3,8 @@
 ``python stub_server.py ANSWERS BEHAVIOUR`` and then llama-server's own arguments. ANSWERS is a JSON file: what is
 written behind a prompt that ends with the key. BEHAVIOUR is one word:
 
-good, slow-start (not healthy at first), dies (at start), dies-later (at the third completion), hangs (at the third),
+good, slow-start (not healthy at first), dies (at start), ends (at start, well), dies-later (at the third completion),
+hangs (at the third),
 refuses (500 for every completion), babbles (no JSON), old (JSON as another version might), limit (never ends),
 closes (every connection after one answer, without saying so).
 """
@@ -87,6 +88,8 @@ def main(argv: list[str]) -> int:
     if behaviour == "dies":
         print("the stub says: cannot read the model", flush=True)
         return 3
+    if behaviour == "ends":
+        return 0
     Handler.answers, Handler.behaviour = json.loads(Path(answers).read_text()), behaviour
     port = int(arguments[arguments.index("--port") + 1])
     ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()

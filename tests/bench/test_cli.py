@@ -55,6 +55,28 @@ def test_mistakes_are_one_line(argv: list[str], told: str, refused: Callable[[li
     refused(argv, told)
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["all-runtimes"],
+        ["accuracy", "seed", "--out", "new"],
+        ["cold", "nothing"],
+        ["identical", "seed"],
+        ["lift", "--base", "seed", "--tuned", "seed", "--out", "new"],
+        ["peers", "seed"],
+        ["quantization"],
+        ["scaling"],
+        ["shape", "--shape", "tiny"],
+        ["unseen", "nothing", "--data", "nowhere", "--out", "new"],
+    ],
+    ids=lambda argv: argv[0],
+)
+def test_threads_that_no_core_can_use_are_refused_at_once(
+    argv: list[str], refused: Callable[[list[str], str], None]
+) -> None:
+    refused([*argv, "--threads", "99999"], "--threads: 99999 is more than ")
+
+
 def test_a_model_that_is_not_there(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,8 +78,9 @@ def test_a_runtime_without_snapshots_keeps_nothing(tmp_path: Path, small_tokeniz
     )  # fmt: skip
     found = first_calls(start, 1)
     assert found["saved"] is None and found["computed"]["n"] == 1
-    with pytest.raises(UserError, match=r"a fresh process made no call: .*no 'project_path'"):
+    with pytest.raises(UserError, match=r"a fresh process made no call: .*no 'project_path'") as caught:
         first_calls(Start(start.folder, "scripted", start.user, {}, plugins=start.plugins), 1)
+    assert "Error" not in str(caught.value), "the line alone, without the class that brought it"
 
 
 def test_the_command(gguf: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +93,7 @@ def test_the_command(gguf: Artifact, capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (["cold", "nope"], "nope"),
+        (["cold", "nope"], "nope: no such artifact folder; make one with `edgecall export`"),
         (["cold", "full", "--n", "0"], "--n: 0 is not positive"),
         (["all-runtimes", "--cold", "-1"], "--cold: -1 is not a number of processes"),
     ],

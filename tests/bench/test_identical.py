@@ -17,7 +17,8 @@ from bench.identical_page import LEGEND, render, tables
 from bench.identical_report import validate
 from bench.identical_worker import moved
 from bench.process import WorkerFailure
-from bench.records import Settings
+from bench.records import Settings, Variant
+from bench.run import Bench
 from bench.screen import Screen
 from bench.variants import Missing
 from export.base import Checkpoint
@@ -101,6 +102,8 @@ class TestScripted:
         assert alone["comparisons"][1]["status"] == "skipped" and alone["rounding"]["lanes"] is None
         page = render(report)
         assert "SOMETHING DIFFERS" in page and "NO TIE" in page and LEGEND in page
+        (told,) = [line for line in page.splitlines() if line.startswith("Rounding moved logits further than the tie")]
+        assert "scripted-b on kiwi" in told and "scripted-a" not in told
         assert [table.title for table in tables(report)] == ["Answers on kiwi", "Rounding", "Not compared"]
 
     def test_a_crash_is_told_and_fails(self, tmp_path: Path, small_tokenizer: Path, kiwi: Toolset) -> None:
@@ -198,6 +201,26 @@ def test_small_random_models(
     assert run["rounding"]["rows"] > 20 and run["rounding"]["many"] < 0.5 and run["rounding"]["lanes"] < 0.5
 
 
+def test_a_size_alone_trims_by_the_cases_and_no_artifact_proves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trims: list[Trim | None] = []
+
+    def export_all(bench: Bench, variants: list[Variant]) -> tuple[dict[str, Artifact | Missing], dict[str, Any]]:
+        trims.append(bench.settings.trim)
+        return {}, {"name": "m", "sha256": "", "parameters": None}
+
+    monkeypatch.setattr("bench.identical.export_all", export_all)
+    argv = ["identical", "seed", "--runtimes", "scripted", "--variants", "scripted-a", "--limit", "2"]
+    assert main([*argv, "--ways", "trim-full", "--trim-tokens", "900", "--out", str(tmp_path / "out")]) == 1
+    whole, trim = trims
+    assert whole is None and trim is not None and (trim.tokens, trim.form, trim.called) == (900, "full", "the cases")
+    assert [Path(rule).name for rule in trim.rules] == ["identical-cases.jsonl"]
+    assert not json.loads((tmp_path / "out" / "identical.json").read_text())["identical"]
+    for text in (capsys.readouterr().out, (tmp_path / "out" / "identical.md").read_text()):
+        assert "NOTHING WAS COMPARED" in text and "Nothing differs" not in text
+
+
 def test_what_parts_is_a_tie_or_not() -> None:
     plain = {"a": Said((1, 2, 3), True), "b": Said((1, 2, 3), True), "c": Said((1, 2), True), "d": Said((1,), True)}
     other = {"a": Said((1, 2, 3), True), "b": Said((1, 5, 6), True), "c": Said((1, 4), True), "d": Said((1, 9), False)}
@@ -236,7 +259,7 @@ def test_how_far_two_best_tokens_move() -> None:
         (["seed", "--limit", "0"], "--limit: 0 is not positive"),
         (["seed", "--toolset", "kiwi,toolbox", "--cases", "x.jsonl"], "is of one toolset"),
         (["seed", "--toolset", "nope"], "nope"),
-        (["seed", "--trim-tokens", "64"], "give --trim-vocab english or a file too"),
+        (["seed", "--trim-tokens", "0"], "--trim-tokens 0: is not positive"),
         (["seed", "--out", "full"], "is not empty"),
         (["seed", "--runtimes", "no_such"], "no_such"),
     ],

@@ -136,6 +136,8 @@ def test_silence_is_told(opened: Opener) -> None:
 def test_a_server_that_does_not_start(opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"ended before it was ready \(exit code 3\).*cannot read the model"):
         opened("dies")
+    with pytest.raises(UserError, match=r"\(exit code 0\); give llama-server itself with --llama-server \(docs"):
+        opened("ends")
     monkeypatch.setattr(peer_server, "START_S", 0.5)
     monkeypatch.setattr(peer_server.Server, "_healthy", lambda self: False)
     with pytest.raises(UserError, match="was not ready after 0 s"):

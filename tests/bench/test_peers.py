@@ -99,7 +99,7 @@ def test_peers_open_what_was_chosen_of_their_format() -> None:
         (["peers", "seed", "--variants", "gguf-q8"], "did you mean 'gguf-q8_0'?"),
         (["peers", "seed", "--baseline", "gguf-q4_0"], "--baseline: 'gguf-q4_0' is none of the contenders gguf-q8_0"),
         (["peers", "seed", "--llama-server", "no/where"], "--llama-server no/where: no such file"),
-        (["peers", "seed", "--threads", "0"], "--threads: 0 is not positive"),
+        (["peers", "seed", "--threads", "0"], "--threads: 0 is not a number of threads"),
         (["peers", "seed", "--budget", "-1"], "--budget: -1 is not positive"),
         (["peers", "seed", "--suite", "nightly"], "unknown suite 'nightly'"),
         (["peers", "seed", "--cases", "none.jsonl"], "none.jsonl: no such case file"),

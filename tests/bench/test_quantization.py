@@ -402,7 +402,9 @@ def test_types_by_format() -> None:
     ("argv", "told"),
     [
         (["--formats", "coreml"], "--formats coreml: has no mixed precisions; there are gguf, onnx, mlx"),
-        (["--lose", "-1"], "--lose: -1 is negative"),
+        (["--lose", "-1"], "--lose: -1 is not a number of points of exact that may be lost; give 0 or more"),
+        (["--lose", "nan"], "--lose: nan is not a number of points"),
+        (["--lose", "inf"], "--lose: inf is not a number of points"),
         (["--types", "q9"], "--types q9: gguf has f32"),
         (["--limit", "0"], "--limit: 0 is not positive"),
         (["--out", "full"], "full: is not empty"),

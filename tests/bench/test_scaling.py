@@ -328,6 +328,8 @@ def test_a_run_that_fails_is_told(measure: Measure) -> None:
         (["scaling", "seed", "--shape", "tiny"], "seed and --shape tiny: give one of the two"),
         (["scaling", "--layers", "3"], "--layers changes a shape; name one with --shape"),
         (["scaling", "--tokenizer", "t.json"], "--tokenizer changes a shape; name one with --shape"),
+        (["scaling", "--shape", "tiny", "--vocab", "10"], "--vocab 10: the seed's tokenizer has 10240 entries"),
+        (["scaling", "--shape", "tiny", "--context", "30"], "--context 30: toolset kiwi, which exports hold, takes "),
         (["scaling", "--shape", "tinny"], "did you mean 'tiny'?"),
         (["scaling", "--variants", "gguf-q8"], "did you mean 'gguf-q8_0'?"),
         (["scaling", "--requests", "0"], "--requests: 0 is not positive"),

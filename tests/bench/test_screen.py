@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
+from bench.records import Settings
 from bench.screen import WIDE, Screen
 
 
@@ -55,6 +57,12 @@ def test_outcomes_are_told_apart() -> None:
         "  skipped b                  needs macOS",
         "  FAILED  c                  crashed",
     ]
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(20, "20 s"), (119, "119 s"), (120, "2 minutes"), (1500, "25 minutes")])
+def test_how_long_it_takes_is_told_in_a_fitting_unit_and_not_promised(seconds: float, told: str) -> None:
+    takes = Settings(budget_s=seconds).takes
+    assert takes.startswith(f"about {told}, more where") and "most" not in takes
 
 
 def test_the_end_says_where_everything_is() -> None:

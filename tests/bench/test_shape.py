@@ -50,6 +50,11 @@ def test_shapes_have_the_parameters_that_they_are_known_for() -> None:
     )
 
 
+def test_every_shape_has_rows_for_the_default_tokenizer() -> None:
+    entries = RouterTokenizer.load(SEED / "tokenizer.json").vocab_size
+    assert {name: shape.vocab for name, shape in PRESETS.items() if shape.vocab < entries} == {}
+
+
 def test_sizes_can_be_changed() -> None:
     new = changed(preset("functiongemma-270m"), {"layers": 6, "kv_heads": 2, "vocab": None, "hidden": 640})
     assert new.name == "functiongemma-270m-layers6-kvheads2" and (new.layers, new.kv_heads, new.hidden) == (6, 2, 640)
@@ -59,10 +64,10 @@ def test_sizes_can_be_changed() -> None:
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"layers": 0}, "--layers: 0 is not positive"),
+        ({"layers": 0}, "--layers: 0 is too small; give 1 or more"),
         ({"heads": 3, "kv_heads": 2}, "--heads 3: is no multiple of the 2 of --kv-heads"),
         ({"head_dim": 31}, "--head-dim 31: is odd"),
-        ({"seed": -1}, "--weights-seed: -1 is not positive"),
+        ({"seed": -1}, "--weights-seed: -1 is too small; give 0 or more"),
     ],
 )
 def test_sizes_that_make_no_network(values: dict[str, int | None], told: str) -> None:
@@ -161,18 +166,25 @@ def test_what_is_measured() -> None:
     [
         (["shape"], "the following arguments are required: --shape"),
         (["shape", "--shape", "functiongemma-270"], "did you mean 'functiongemma-270m'?"),
-        (["shape", "--shape", "tiny", "--layers", "-1"], "--layers: -1 is not positive"),
+        (["shape", "--shape", "tiny", "--layers", "-1"], "--layers: -1 is too small; give 1 or more"),
         (
             ["shape", "--shape", "tiny", "--trim-tokens", "10240"],
             "--trim-tokens 10240: the shape has 10240; give fewer",
         ),
+        (
+            ["shape", "--shape", "tiny", "--trim-tokens", "1"],
+            "--trim-tokens 1: toolset kiwi and the calls need ",
+        ),
+        (["shape", "--shape", "tiny", "--vocab", "10"], "--vocab 10: the seed's tokenizer has 10240 entries"),
+        (["shape", "--shape", "tiny", "--context", "10"], "--context 10: case "),
+        (["shape", "--shape", "tiny", "--context", "480"], "--context 480: case "),
         (["shape", "--shape", "tiny", "--tokenizer", "none.json"], "--tokenizer none.json: no such file"),
         (["shape", "--shape", "tiny", "--toolset", "home"], "--toolset home: the fixed calls are kiwi's"),
         (["shape", "--shape", "tiny", "--toolset", "kiwy"], "unknown toolset 'kiwy'"),
         (["shape", "--shape", "tiny", "--cases", "none.jsonl"], "none.jsonl: no such case file"),
         (["shape", "--shape", "tiny", "--peers", "lama"], "--peers: unknown peer 'lama'"),
         (["shape", "--shape", "tiny", "--variants", "gguf-q8"], "did you mean 'gguf-q8_0'?"),
-        (["shape", "--shape", "tiny", "--threads", "0"], "--threads: 0 is not positive"),
+        (["shape", "--shape", "tiny", "--threads", "0"], "--threads: 0 is not a number of threads"),
         (["shape", "--shape", "tiny", "--out", "full"], "full: is not empty"),
         (["shape", "--shape", "tiny", "--plugin", "not_there"], "--plugin not_there: there is no such module"),
     ],

@@ -363,6 +363,7 @@ def test_an_export_is_made_anew_for_another_rule(tiny: Checkpoint, tmp_path: Pat
         (Trim(("no-such.txt",)), "no-such.txt: cannot be read .No such file or directory.; give a text or JSONL file"),
         (Trim((), 300), r"--trim-tokens 300: toolset lights needs \d+; give that many"),
         (Trim((str(CASES),), 400), r"400: toolset lights and handwritten_dev.jsonl need \d+"),
+        (Trim((str(CASES),), 400, called="the cases"), r"400: toolset lights and the cases need \d+"),
         (Trim((str(CASES), str(CASES.with_name("handwritten_test.jsonl"))), 400), "handwritten_dev.jsonl and hand"),
     ],
 )
