@@ -18,7 +18,7 @@ from export.base import Checkpoint, Quant
 from export.proof_file import REFERENCE, Header, Proof, Row, read_whole_proof, write_proof
 from export.proof_probe import Probe, reach
 from export.proof_requests import default_requests
-from export.proof_run import Measured, measure, reference, short
+from export.proof_run import LineError, Measured, measure, reference, short
 from router.cases import same_calls
 from router.toolset import Toolset
 from router.toolset_load import load_json
@@ -150,6 +150,10 @@ def verify(
         measured = measure(found, rows, proof.probe, toolset, name, device, threads, precision)
     except ArtifactError as error:  # its hashes are right, and it cannot be run
         checks.append(Check("logits", False, str(error)))
+        return VerifyResult(folder, found.name, name, device, "failed", tuple(checks))
+    except LineError as error:
+        told = f"{found.proof}:{error.line}: the model cannot take it ({error}); export again"
+        checks = [check for check in checks if check.name != "proof"] + [Check("proof", False, told)]
         return VerifyResult(folder, found.name, name, device, "failed", tuple(checks))
     tolerance = _tolerance(header, name)
     how = f"{name} in float32" if precision == "float32" else name

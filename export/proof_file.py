@@ -90,25 +90,24 @@ def read_whole_proof(artifact: Artifact) -> Proof:
         lines = artifact.proof.read_text(encoding="utf-8").splitlines()
         number = 1
         first = json.loads(lines[0])
-        if first.get("schema") != SCHEMA:
-            raise ValueError(f"schema is {first.get('schema')!r}, this version reads {SCHEMA!r}")
-        header = Header(
-            met=bool(first["met"]),
-            tolerance=float(first["tolerances"]["logit"]),
-            format_tolerance=float(first["tolerances"]["format"]),
-            reason=str(first.get("reason", "")),
-            measured=first.get("measured"),
-            probe=None if first["tolerances"].get("probe") is None else float(first["tolerances"]["probe"]),
-        )
+        header = _header(first)
         rows, probe = [], None
         for number, line in enumerate(lines[1:], 2):  # noqa: B007 - named in the error
             data = json.loads(line)
+            if probe is not None:
+                raise ValueError("a line behind the probe")
             if "probe" in data:
                 probe = Probe.read(data["probe"])
+                _check_ids(probe.tokens, artifact)
             else:
                 rows.append(_row(data))
+                _check_row(rows[-1], artifact)
+        number = 1
+        for name, count in _counts(rows).items():
+            if first[name] != count:
+                raise ValueError(f"it says {first[name]} {name}, the lines behind it have {count}")
         if (probe is None) != (header.probe is None):
-            raise ValueError("its header and its lines disagree on whether there is a probe")
+            raise ValueError("it and the lines behind it disagree on whether there is a probe")
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{artifact.proof}:{number}: not a proof ({error}); export again") from None
     return Proof(header, rows, probe)
@@ -122,8 +121,7 @@ def write_proof(path: Path, proof: Proof, source: Checkpoint, toolset: Toolset) 
         "reference": REFERENCE,
         "source_sha256": source.sha256,
         "toolset_sha256": toolset.sha256,
-        "requests": len(rows),
-        "positions": sum(len(row.decided) for row in rows),
+        **_counts(rows),
         "tolerances": {"logit": header.tolerance, "format": header.format_tolerance, "probe": header.probe},
         "met": header.met,
         "reason": header.reason,
@@ -132,6 +130,41 @@ def write_proof(path: Path, proof: Proof, source: Checkpoint, toolset: Toolset) 
     last = [] if proof.probe is None else [{"probe": proof.probe.plain()}]
     lines = [json.dumps(line, ensure_ascii=False) for line in (first, *map(_plain, rows), *last)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _counts(rows: Sequence[Row]) -> dict[str, int]:
+    """What the header says of the lines behind it."""
+    return {"requests": len(rows), "positions": sum(len(row.decided) for row in rows)}
+
+
+def _check_row(row: Row, artifact: Artifact) -> None:
+    """Whether a request's tokens are such as the model can take. Raises `ValueError`."""
+    if not row.prompt:
+        raise ValueError("an empty prompt")
+    taken = len(row.prompt) + len(row.completion) - 1  # the last token decides nothing
+    if taken > artifact.context_length:
+        raise ValueError(f"{taken} tokens do not fit the context of {artifact.context_length}")
+    _check_ids((*row.prompt, *row.completion, *(id_ for decision in row.decided for id_ in decision.ids)), artifact)
+
+
+def _check_ids(ids: Sequence[int], artifact: Artifact) -> None:
+    outside = next((id_ for id_ in ids if not 0 <= id_ < artifact.vocab_size), None)
+    if outside is not None:
+        raise ValueError(f"token id {outside} is outside the vocabulary (0..{artifact.vocab_size - 1})")
+
+
+def _header(data: dict[str, Any]) -> Header:
+    if data.get("schema") != SCHEMA:
+        raise ValueError(f"schema is {data.get('schema')!r}, this version reads {SCHEMA!r}")
+    limits = data["tolerances"]
+    return Header(
+        met=bool(data["met"]),
+        tolerance=float(limits["logit"]),
+        format_tolerance=float(limits["format"]),
+        reason=str(data.get("reason", "")),
+        measured=data.get("measured"),
+        probe=None if limits.get("probe") is None else float(limits["probe"]),
+    )
 
 
 def _plain(row: Row) -> dict[str, Any]:
@@ -155,8 +188,10 @@ def _row(data: dict[str, Any]) -> Row:
         Decision(int(d["at"]), tuple(map(int, d["ids"])), tuple(map(float, d["logits"])), float(d["margin"]))
         for d in data["decided"]
     )
-    if any(not 0 <= d.at < len(data["completion"]) or len(d.ids) != len(d.logits) for d in decided):
+    if any(not 0 <= d.at < len(data["completion"]) for d in decided):
         raise ValueError("a decided position lies outside the completion")
+    if any(not d.ids or len(d.ids) != len(d.logits) for d in decided):
+        raise ValueError("a decided position without a logit for each of its ids")
     return Row(
         str(data["request"]),
         tuple(map(int, data["prompt"])),
@@ -165,5 +200,5 @@ def _row(data: dict[str, Any]) -> Row:
         calls(data["reference_calls"]),
         data["reference_error"],
         calls(data["calls"]) if data["calls"] is not None else None,
-        data["margin"],
+        None if data["margin"] is None else float(data["margin"]),
     )

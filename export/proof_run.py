@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
@@ -23,13 +24,22 @@ from router.wire import WireError, wire_format
 from runtimes import is_emulated, open_model
 from runtimes.artifact import Artifact
 from runtimes.base import Functions, Logits, Model
-from runtimes.errors import UserError
+from runtimes.errors import ArtifactError, UnavailableError, UserError
 
 TOP_K = 8
 FILL = 256
 """Tokens of prompts with which a model's functions are compared: enough for the longest."""
 LONGEST = 256
 """Tokens of a completion in a proof; a model that has not ended by then made no calls."""
+
+
+class LineError(UserError):
+    """What a line of the proof asks and the model refuses."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(reason)
+        self.line = line
+        """Its number in ``proof.jsonl``: 1 is the header, the first request 2."""
 
 
 @dataclass(frozen=True)
@@ -113,16 +123,21 @@ def measure(
     precision: str | None = None,
 ) -> Measured:
     """Run an artifact over the proof: its calls, and its logits against the reference's. `precision`: see
-    `runtimes.open_model`."""
+    `runtimes.open_model`. Raises `LineError` for a line that the model cannot take."""
     model = open_model(artifact, runtime_name=runtime_name, device=device, threads=threads, precision=precision)
     try:
-        decoder = _Decoder(model, artifact, toolset)
-        decoded = [decoder.decode(row.request) for row in rows]
+        with _line(1):
+            decoder = _Decoder(model, artifact, toolset)
+        decoded = []
+        for number, row in enumerate(rows, 2):
+            with _line(number):
+                decoded.append(decoder.decode(row.request))
         max_abs, worst, hits, positions = 0.0, "", 0, 0
-        for row in rows:
+        for number, row in enumerate(rows, 2):
             if not row.decided:
                 continue
-            logits = decoder.logits(row.prompt, row.completion)
+            with _line(number):
+                logits = decoder.logits(row.prompt, row.completion)
             for decision in row.decided:
                 got = logits[decision.at]
                 error = float(np.abs(got[list(decision.ids)] - np.array(decision.logits, np.float32)).max())
@@ -130,7 +145,8 @@ def measure(
                     max_abs, worst = error, f"{row.request!r}, token {decision.at}"
                 positions += 1
                 hits += int(got.argmax()) == decision.ids[0]
-        probed = 0.0 if probe is None else probe_error(probe, probe_logits(model, probe.tokens))
+        with _line(len(rows) + 2):
+            probed = 0.0 if probe is None else probe_error(probe, probe_logits(model, probe.tokens))
         session = model.session()
         apart = session.disagreement(_tokens(rows, model)) if rows and isinstance(session, Functions) else None
         same = sum(same_calls(d.calls, r.reference_calls, toolset) for d, r in zip(decoded, rows, strict=True))
@@ -140,6 +156,17 @@ def measure(
         )  # fmt: skip
     finally:
         model.close()
+
+
+@contextmanager
+def _line(number: int) -> Iterator[None]:
+    """Within, what the model refuses is the line's; what is wrong with the artifact or the machine stays that."""
+    try:
+        yield
+    except (ArtifactError, UnavailableError):
+        raise
+    except UserError as error:
+        raise LineError(number, str(error)) from error
 
 
 _ROWS: dict[tuple[Any, ...], list[Row]] = {}

@@ -23,6 +23,7 @@ from export.proof_file import Header, read_proof, read_whole_proof
 from export.proof_requests import default_requests, proof_requests
 from router.cases import Case
 from router.toolset import Schema, Tool, Toolset
+from runtimes import open_model
 from runtimes.artifact import Artifact, open_artifact, sha256_file, write_manifest
 from runtimes.base import Availability
 from runtimes.errors import ArtifactError, UserError
@@ -315,6 +316,65 @@ def test_verify_says_what_is_wrong_with_a_proof(export: Callable[..., Artifact])
     result = verify(artifact.folder, threads=1)
     assert result.status == "failed"
     assert "proof.jsonl:4" in result.checks[-1].detail
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "told"),
+    [
+        (2, lambda line: line.update(prompt=[]), "an empty prompt"),
+        (2, lambda line: line["prompt"].append(-1), "token id -1 is outside the vocabulary"),
+        (3, lambda line: line["prompt"].append(999_999), "token id 999999 is outside the vocabulary"),
+        (3, lambda line: line["decided"][0]["ids"].__setitem__(0, -2), "token id -2 is outside the vocabulary"),
+        (4, lambda line: line.update(prompt=line["prompt"] * 99), "do not fit the context of 1024"),
+        (4, lambda line: line["decided"][0].update(ids=[], logits=[]), "without a logit for each of its ids"),
+        (6, lambda line: line["probe"]["tokens"].__setitem__(7, 99_999), "token id 99999 is outside the vocabulary"),
+        (1, lambda line: line.update(requests=5), "it says 5 requests, the lines behind it have 4"),
+        (1, lambda line: line.update(positions=1), "it says 1 positions, the lines"),
+    ],
+)
+def test_a_proof_that_no_model_can_take(export: Callable[..., Artifact], number: int, change: Any, told: str) -> None:
+    artifact = export()
+    rewrite(artifact, number - 1, change)
+    result = verify(artifact.folder, threads=1)
+    assert result.status == "failed"
+    assert [check.name for check in result.checks if check.ok is False] == ["proof"]
+    detail = result.checks[-1].detail
+    assert detail.startswith(f"{artifact.proof}:{number}: ") and told in detail and detail.endswith("export again")
+
+
+def test_a_line_less_than_the_header_says(export: Callable[..., Artifact]) -> None:
+    artifact = export()
+    lines = artifact.proof.read_text().splitlines(keepends=True)
+    artifact.proof.write_text("".join(lines[:2] + lines[3:]))
+    seal(artifact)
+    result = verify(artifact.folder, threads=1)
+    assert (result.status, result.checks[-1].ok) == ("failed", False)
+    assert (
+        f"{artifact.proof}:1: not a proof (it says 4 requests, the lines behind it have 3)" in result.checks[-1].detail
+    )
+
+
+@pytest.mark.parametrize("prefix_fits", [True, False])
+def test_a_model_with_less_room_than_its_manifest_says(
+    export: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch, prefix_fits: bool
+) -> None:
+    """As where a package's range is altered: the line that does not fit is named, not the append that failed."""
+    artifact = export()
+    _, rows = read_proof(artifact)
+    lengths = [len(row.prompt) + len(row.completion) - 1 for row in rows]
+    room, line = (max(lengths) - 1, lengths.index(max(lengths)) + 2) if prefix_fits else (20, 1)
+
+    def opened(*given: Any, **options: Any) -> Any:
+        model = open_model(*given, **options)
+        model.context_length = room
+        return model
+
+    monkeypatch.setattr("export.proof_run.open_model", opened)
+    result = verify(artifact.folder, threads=1)
+    assert result.status == "failed"
+    (failed,) = [check for check in result.checks if not check.ok]
+    assert failed.name == "proof" and failed.detail.startswith(f"{artifact.proof}:{line}: the model cannot take it (")
+    assert failed.detail.endswith("; export again")
 
 
 def test_verify_of_what_is_no_artifact(tmp_path: Path) -> None:
