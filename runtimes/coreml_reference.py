@@ -7,7 +7,8 @@ here. Floats are rounded to the type that the package declares for each value, o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from runtimes.artifact import Artifact
@@ -83,14 +84,17 @@ class ReferenceModel:
         from runtimes.mil import Held, load, make_plan
         from runtimes.mil.description import disagreements
 
-        program = load(artifact.weights)
+        with _exported():
+            program = load(artifact.weights)
         self.interface = program_interface(program, artifact.vocab_size)
         for line in disagreements(program):
             raise ArtifactError(f"{program.path}: its description is not the program's: {line}; export again")
         held = Held()
-        self._plans: dict[str, Plan] | None = {
-            name: make_plan(program.functions[name], program.path, precision, held) for name in self.interface.functions
-        }
+        with _exported():
+            self._plans: dict[str, Plan] | None = {
+                name: make_plan(program.functions[name], program.path, precision, held)
+                for name in self.interface.functions
+            }
         self.vocab_size: int = artifact.vocab_size
         self.context_length: int = min(artifact.context_length, self.interface.capacity)
         self.dtype: str = artifact.quant if precision == "declared" else f"{artifact.quant} in float32"
@@ -130,7 +134,22 @@ def _on_state(model: ReferenceModel) -> Predict:
     from runtimes.mil import execute, new_state
 
     state = new_state(next(iter(model.plans.values())))
-    return lambda function, inputs: execute(model.plans[function], inputs, state)
+
+    def predict(function: str, inputs: Inputs) -> Mapping[str, Any]:
+        plan = model.plans[function]
+        with _exported():
+            return execute(plan, inputs, state)
+
+    return predict
+
+
+@contextmanager
+def _exported() -> Iterator[None]:
+    """Adds what to do about an artifact's package; `runtimes.mil` knows no remedy, since it takes anybody's."""
+    try:
+        yield
+    except UserError as error:
+        raise ArtifactError(f"{error}; export again") from error
 
 
 def program_interface(program: Program, vocab_size: int) -> Interface:

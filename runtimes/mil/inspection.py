@@ -96,12 +96,7 @@ def describe(function: Function) -> Description:
         if name not in made:  # a constant
             return Value(name, "constant", ())
         feature, type_ = features.get(name), made[name].type
-        if feature is not None and feature.shapes:
-            return Value(name, type_.dtype, (" or ".join("x".join(map(str, one)) for one in feature.shapes),))
-        sizes = ["?" if size is None else str(size) for size in type_.shape]
-        if feature is not None:
-            sizes = [_range(*bounds) for bounds in feature.ranges]
-        return Value(name, type_.dtype, tuple(sizes))
+        return Value(name, type_.dtype, type_.sizes if feature is None else feature.sizes)
 
     counts = dict(sorted(function.counts.items()))
     return Description(
@@ -154,20 +149,20 @@ def run_once(
     program: Program, name: str, inputs: Mapping[str, Array], precision: Precision
 ) -> tuple[dict[str, Array], dict[str, Lost]]:
     """One prediction of a function on a fresh state: outputs by name, and of each of `KINDS` the first operation that
-    gave such a number. Raises `ArtifactError` for what cannot be run, naming the operation."""
+    gave such a number. Raises `UserError` for inputs that the function does not take and for what cannot be run,
+    naming the operation."""
     plan, seen = make_plan(program.functions[name], program.path, precision), Seen()
     seen.given(inputs)
-    return execute(plan, inputs, new_state(plan), seen), seen.lost
+    try:
+        return execute(plan, inputs, new_state(plan), seen), seen.lost
+    except ArtifactError as error:
+        raise UserError(f"{error}; the inputs are wrong, or the program cannot take them") from error
 
 
 def _largest(value: Array) -> float:
     """Largest finite magnitude."""
     finite = value[np.isfinite(value)] if value.dtype.kind == "f" else value
     return float(np.abs(finite).max(initial=0))
-
-
-def _range(low: int, high: int) -> str:
-    return str(low) if low == high else f"{low}..{'' if high < 0 else high}"
 
 
 __all__ = ["Description", "Lost", "Seen", "Value", "describe", "read_inputs", "run_once", "sample_inputs"]

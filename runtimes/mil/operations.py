@@ -5,12 +5,13 @@ from __future__ import annotations
 from runtimes.mil import (  # noqa: F401
     ops_activation,
     ops_constexpr,
+    ops_earlier,
     ops_elementwise,
     ops_indexing,
     ops_linear,
     ops_reduction,
     ops_tensor,
 )
-from runtimes.mil.table import MOVES, OPERATIONS, VIEWS
+from runtimes.mil.table import EARLIER, MOVES, OPERATIONS, VIEWS, find
 
-__all__ = ["MOVES", "OPERATIONS", "VIEWS"]
+__all__ = ["EARLIER", "MOVES", "OPERATIONS", "VIEWS", "find"]

@@ -31,6 +31,7 @@ def mul(x: Array, y: Array) -> Array:
 @operation
 def real_div(x: Array, y: Array) -> Array:
     """iOS15.elementwise_binary.real_div: of integers too (the output's type truncates)."""
+    _check_divisor(y)
     return np.true_divide(x, y)
 
 

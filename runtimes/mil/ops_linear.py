@@ -31,12 +31,16 @@ def matmul(x: Array, y: Array, transpose_x: Array | bool = False, transpose_y: A
 
 @operation
 def einsum(values: list[Array], equation: str) -> Array:
-    """iOS15.linear.einsum: axes of size 1 are broadcast."""
-    terms = equation.replace(" ", "").split("->")[0].split(",")
+    """iOS15.linear.einsum: axes of size 1 are broadcast, but not those that are summed over."""
+    left, out = equation.replace(" ", "").split("->")
+    terms = left.split(",")
     sizes: dict[str, int] = {}
     for term, value in zip(terms, values, strict=True):
         for letter, size in zip(term, value.shape, strict=True):
-            sizes[letter] = max(size, sizes.get(letter, 1))
+            known = sizes.setdefault(letter, size)
+            if known != size and letter not in out:
+                raise ValueError(f"einsum sums over {letter!r}, whose sizes are {known} and {size}")
+            sizes[letter] = max(size, known)
     wide = [
         np.broadcast_to(value, [sizes[letter] for letter in term]) for term, value in zip(terms, values, strict=True)
     ]

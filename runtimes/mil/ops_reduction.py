@@ -66,6 +66,7 @@ def reduce_log_sum(x: Array, axes: Array | None = None, keep_dims: Array | bool 
 def reduce_log_sum_exp(x: Array, axes: Array | None = None, keep_dims: Array | bool = False) -> Array:
     """iOS15.reduction.reduce_log_sum_exp: the logarithm of the sum of exponentials."""
     peak = np.max(x, axis=_axes(axes), keepdims=True)
+    peak = np.where(np.isfinite(peak), peak, 0)  # inf - inf is not a number
     out = np.log(np.sum(np.exp(x - peak), axis=_axes(axes), keepdims=True)) + peak
     return out if keep_dims else np.squeeze(out, axis=_axes(axes))
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from runtimes.errors import ArtifactError
-from runtimes.mil.operations import MOVES, OPERATIONS
+from runtimes.mil.operations import MOVES, OPERATIONS, find
 from runtimes.mil.ops_indexing import STATE_WRITES
 from runtimes.mil.program import Constant, Feature, Function, Named, Operation
 from runtimes.mil.sharing import arrange
@@ -110,22 +113,23 @@ class _Planner:
         if op.type not in OPERATIONS:
             raise ArtifactError(
                 f"{self.path}: operation {op} of function {self.function.name!r} is not one that the reference "
-                "interpreter knows; export without it, or run the package on a Mac"
+                "interpreter knows"
             )
-        parameters = _parameters(op.type)
+        parameters = _parameters(self._function(op))
         given = set(op.inputs)
         for problem, names in (("lacks", parameters.required - given), ("does not have", given - parameters.all)):
             if names:
-                raise ArtifactError(f"{self.path}: operation {op} {problem} {', '.join(sorted(names))}; export again")
+                raise ArtifactError(f"{self.path}: operation {op} {problem} {', '.join(sorted(names))}")
 
     def _steps(self, op: Operation) -> Iterator[Step]:
         """The operation's step; none where all that it needs is known now, and so what it gives."""
         fixed: dict[str, Constant | list[Constant]] = {}
+        function = self._function(op)
         single: list[tuple[str, int]] = []
         several: list[tuple[str, tuple[int, ...]]] = []
         for parameter, names in op.inputs.items():
             constant = all(self._is_known(name) for name in names)
-            if parameter in _parameters(op.type).lists:
+            if parameter in _parameters(function).lists:
                 if constant:
                     fixed[parameter] = [self._constant(name) for name in names]
                 else:
@@ -134,7 +138,7 @@ class _Planner:
                 fixed[parameter] = self._constant(names[0])
             else:
                 single.append((parameter, self._slot(names[0], op)))
-        call = partial(OPERATIONS[op.type], **fixed) if fixed else OPERATIONS[op.type]
+        call = partial(function, **fixed) if fixed else function
         rounds = self._rounds(op)
         self.dtypes |= {one.name: one.type.dtype for one in op.outputs}
         if single or several:
@@ -142,8 +146,12 @@ class _Planner:
             yield Step(op, call, tuple(single), tuple(several), outputs, self._write(op))
         else:
             outputs = tuple(Output.of(-1, one.type, rounds=rounds) for one in op.outputs)
-            values = perform(Step(op, call, (), (), outputs), [], self.path)
+            with np.errstate(all="ignore"):  # as in a run
+                values = perform(Step(op, call, (), (), outputs), [], self.path)
             self.known |= {one.name: value for one, value in zip(op.outputs, values, strict=True)}
+
+    def _function(self, op: Operation) -> Callable[..., Any]:
+        return find(op.type, self.function.opset)
 
     def _rounds(self, op: Operation) -> bool:
         """Whether outputs that are float16 are still to be rounded to it: not elements that were already."""
@@ -159,12 +167,12 @@ class _Planner:
             return None
         state, value = (op.inputs[parameter][0] for parameter in STATE_WRITES[op.type])
         if state not in {one.name for one in self.function.states}:
-            raise ArtifactError(f"{self.path}: operation {op} writes {state!r}, which is no state; export again")
+            raise ArtifactError(f"{self.path}: operation {op} writes {state!r}, which is no state")
         return Write(self.slots[state], state, self._slot(value, op))
 
     def _new(self, one: Named) -> int:
         if one.name in self.slots:
-            raise ArtifactError(f"{self.path}: two values are called {one.name!r}; export again")
+            raise ArtifactError(f"{self.path}: two values are called {one.name!r}")
         self.slots[one.name] = len(self.slots)
         self.dtypes[one.name] = one.type.dtype
         return self.slots[one.name]
@@ -181,9 +189,7 @@ class _Planner:
         """Where a value lies; a constant gets a slot where it stands among values that are none."""
         if name not in self.slots:
             if not self._is_known(name):
-                raise ArtifactError(
-                    f"{self.path}: {reader} reads {name!r}, which nothing before it gives; export again"
-                )
+                raise ArtifactError(f"{self.path}: {reader} reads {name!r}, which nothing before it gives")
             self.slots[name] = len(self.slots)
             self.constants[self.slots[name]] = self._constant(name)
         return self.slots[name]
@@ -197,9 +203,9 @@ class _Parameters:
 
 
 @cache
-def _parameters(kind: str) -> _Parameters:
+def _parameters(function: Callable[..., Any]) -> _Parameters:
     """The parameters of an operation, from its function's signature."""
-    found = inspect.signature(OPERATIONS[kind]).parameters
+    found = inspect.signature(function).parameters
     return _Parameters(
         frozenset(found),
         frozenset(name for name, one in found.items() if one.default is one.empty),

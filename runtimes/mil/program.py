@@ -32,6 +32,17 @@ class TensorType:
     dtype: str
     shape: tuple[int | None, ...]
 
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """Each axis for a reader, ``?`` where it is known at run time."""
+        return tuple("?" if size is None else str(size) for size in self.shape)
+
+    def allows(self, shape: tuple[int, ...]) -> bool:
+        """Whether a shape is of this rank and these sizes."""
+        return len(shape) == len(self.shape) and all(
+            want is None or have == want for have, want in zip(shape, self.shape, strict=True)
+        )
+
 
 @dataclass(frozen=True)
 class Named:
@@ -63,6 +74,13 @@ class Feature:
     shapes: tuple[tuple[int, ...], ...] = ()
     default: tuple[int, ...] = ()
     """The shape that is taken where none is said."""
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """Each axis for a reader (``1..2048`` for a range), or all listed shapes in one."""
+        if self.shapes:
+            return (" or ".join("x".join(map(str, one)) for one in self.shapes),)
+        return tuple(str(low) if low == high else f"{low}..{'' if high < 0 else high}" for low, high in self.ranges)
 
     def allows(self, shape: tuple[int, ...]) -> bool:
         """Whether Core ML takes an array of that shape for this input."""
@@ -96,7 +114,7 @@ class Function:
     features: tuple[Feature, ...] = ()
     """What the package's description says of the inputs."""
     opset: str = ""
-    """Which generation of operations it is written in, as "CoreML8"."""
+    """Which forms of the operations are meant, as the package names it: ``CoreML5`` is that of iOS 15."""
     described: Mapping[str, tuple[Described, ...]] = field(default_factory=dict)
     """What the description says of each ``input``, ``output`` and ``state``."""
 

@@ -40,6 +40,8 @@ _UNTAGGED = "@model_path/"
 
 def load(path: Path) -> Program:
     """Read the package at `path`. Raises `ArtifactError` for what is no ML program, or holds what is not known here."""
+    if not path.exists():
+        raise ArtifactError(f"{path}: no such file")
     with quiet():
         from coremltools.models.utils import load_spec
 
@@ -47,14 +49,14 @@ def load(path: Path) -> Program:
             spec = load_spec(str(path))
         except Exception as error:  # libmodelpackage raises RuntimeError, protobuf its own
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise ArtifactError(f"{path}: not a readable Core ML package ({reason}); export again") from error
+            raise ArtifactError(f"{path}: not a readable Core ML package ({reason})") from error
     return from_spec(spec, path)
 
 
 def from_spec(spec: Any, path: Path) -> Program:
     """The program of a ``Model`` protobuf message whose weight files lie in the package at `path`."""
     if spec.WhichOneof("Type") != "mlProgram":
-        raise ArtifactError(f"{path}: holds a {spec.WhichOneof('Type')}, not an ML program; export again")
+        raise ArtifactError(f"{path}: holds a {spec.WhichOneof('Type')}, not an ML program")
     described = {one.name: one for one in spec.description.functions}
     default = spec.description.defaultFunctionName or "main"
     reader = _Reader(path)
@@ -63,7 +65,7 @@ def from_spec(spec: Any, path: Path) -> Program:
         for name, one in sorted(spec.mlProgram.functions.items())
     }
     if default not in functions:
-        raise ArtifactError(f"{path}: has no function {default!r}; export again")
+        raise ArtifactError(f"{path}: has no function {default!r}")
     metadata, version = dict(spec.description.metadata.userDefined), int(spec.specificationVersion)
     return Program(path, functions, default, metadata, version)
 
@@ -91,22 +93,22 @@ class _Reader:
     known: dict[tuple[str, int, TensorType], Array] = field(default_factory=dict)
 
     def function(self, name: str, spec: Any, description: Any) -> Function:
-        block = spec.block_specializations[spec.opset]
+        block, whose = spec.block_specializations[spec.opset], f"function {name!r}"
         states = [one for one in spec.inputs if one.type.WhichOneof("type") == "stateType"]
         inputs = [one for one in spec.inputs if one.type.WhichOneof("type") == "tensorType"]
         if len(states) + len(inputs) != len(spec.inputs):
-            raise ArtifactError(f"{self.path}: function {name!r} has an input that is neither tensor nor state")
+            raise ArtifactError(f"{self.path}: {whose} has an input that is neither tensor nor state")
         constants: dict[str, Constant] = {}
         operations = []
         for number, op in enumerate(block.operations):
             if op.type == "const":
-                constants[op.outputs[0].name] = self.value(op.attributes["val"])
+                constants[op.outputs[0].name] = self.value(op.attributes["val"], _who(op))
             else:
                 operations.append(self.operation(op, number, constants))
         return Function(
             name,
-            tuple(Named(one.name, self.type(one.type.tensorType)) for one in inputs),
-            tuple(Named(one.name, self.type(one.type.stateType.wrappedType.tensorType)) for one in states),
+            tuple(Named(one.name, self.type(one.type.tensorType, whose)) for one in inputs),
+            tuple(Named(one.name, self.type(one.type.stateType.wrappedType.tensorType, whose)) for one in states),
             tuple(block.outputs),
             constants,
             tuple(operations),
@@ -118,10 +120,11 @@ class _Reader:
     def operation(self, spec: Any, number: int, constants: dict[str, Constant]) -> Operation:
         """One operation; its constants in place go to `constants` under a name that no value can have."""
         inputs: dict[str, tuple[str, ...]] = {}
+        whose = _who(spec)
 
         def place(parameter: str, index: int, value: Any) -> str:
             name = f"{number}/{parameter}/{index}"
-            constants[name] = self.value(value)
+            constants[name] = self.value(value, whose)
             return name
 
         for parameter, argument in spec.inputs.items():
@@ -132,45 +135,38 @@ class _Reader:
         for parameter, value in spec.attributes.items():
             if parameter != "name":
                 inputs[parameter] = (place(parameter, 0, value),)
-        outputs = tuple(Named(one.name, self.output_type(one.type)) for one in spec.outputs)
+        outputs = tuple(Named(one.name, self.output_type(one.type, whose)) for one in spec.outputs)
         return Operation(spec.type, inputs, outputs)
 
-    def output_type(self, spec: Any) -> TensorType:
+    def output_type(self, spec: Any, whose: str) -> TensorType:
         """Of an operation that is not known here, any: running it is what fails."""
-        return self.type(spec.tensorType) if spec.WhichOneof("type") == "tensorType" else TensorType("other", ())
+        return self.type(spec.tensorType, whose) if spec.WhichOneof("type") == "tensorType" else TensorType("other", ())
 
-    def type(self, spec: Any) -> TensorType:
+    def type(self, spec: Any, whose: str) -> TensorType:
         from coremltools.proto import MIL_pb2
 
         name = MIL_pb2.DataType.Name(spec.dataType).lower()
         dtype = "fp" + name.removeprefix("float") if name in ("float16", "float32") else name
         if dtype not in NUMPY and dtype != "string":
-            raise ArtifactError(f"{self.path}: holds values of type {name}, which the reference interpreter lacks")
+            raise ArtifactError(
+                f"{self.path}: {whose} has a value of type {name}, which the reference interpreter lacks"
+            )
         sizes = (one.constant.size if one.WhichOneof("dimension") == "constant" else None for one in spec.dimensions)
         return TensorType(dtype, tuple(None if size is None else int(size) for size in sizes))
 
-    def value(self, spec: Any) -> Constant:
+    def value(self, spec: Any, whose: str) -> Constant:
         """A constant: a string, or an array in the package's own type."""
-        if spec.type.WhichOneof("type") != "tensorType":
-            kind = spec.type.WhichOneof("type")
-            raise ArtifactError(
-                f"{self.path}: holds a constant that is a {kind}, which the reference interpreter lacks"
-            )
-        type_ = self.type(spec.type.tensorType)
+        kind = spec.type.WhichOneof("type")
+        if kind != "tensorType":
+            raise ArtifactError(f"{self.path}: {whose} has a constant of {kind}, which the reference interpreter lacks")
+        type_ = self.type(spec.type.tensorType, whose)
         shape = tuple(size or 0 for size in type_.shape)
-        if spec.WhichOneof("value") == "blobFileValue":
-            return self.blob(spec.blobFileValue, type_, shape)
-        tensor = spec.immediateValue.tensor
-        values = getattr(tensor, tensor.WhichOneof("value")).values
-        if type_.dtype == "string":
-            return str(values[0])
-        if isinstance(values, bytes):
-            if type_.dtype in _BITS:
-                count = int(np.prod(shape, dtype=np.int64))
-                signed = type_.dtype.startswith("int")
-                return unpack(np.frombuffer(values, np.uint8), _BITS[type_.dtype], count, signed=signed).reshape(shape)
-            return np.frombuffer(values, NUMPY[type_.dtype]).reshape(shape)
-        return np.array(values, NUMPY[type_.dtype]).reshape(shape)
+        try:
+            if spec.WhichOneof("value") == "blobFileValue":
+                return self.blob(spec.blobFileValue, type_, shape)
+            return _immediate(spec.immediateValue.tensor, type_, shape)
+        except (LookupError, TypeError, ValueError) as error:
+            raise ArtifactError(f"{self.path}: {whose} has a constant that is none ({error})") from error
 
     def blob(self, spec: Any, type_: TensorType, shape: tuple[int, ...]) -> Array:
         """The elements at a place of a weight file; narrow integers one to a byte. One array, whoever asks for it."""
@@ -182,13 +178,13 @@ class _Reader:
             if name not in self.blobs:
                 file = self.folder / name.removeprefix(_UNTAGGED)
                 if not file.is_file():
-                    raise ArtifactError(f"{file}: missing; export again")
+                    raise ArtifactError(f"{file}: missing")
                 self.blobs[name] = _BlobStorageReader(str(file))
             read = getattr(self.blobs[name], f"read_{_READERS.get(type_.dtype, type_.dtype)}_data")
             try:
                 values = np.asarray(read(offset))
             except Exception as error:  # pybind's RuntimeError
-                raise ArtifactError(f"{self.path}: no weights at {offset} of {name} ({error}); export again") from error
+                raise ArtifactError(f"{self.path}: no weights at {offset} of {name} ({error})") from error
             self.known[key] = values.view(NUMPY[type_.dtype]).reshape(shape)  # float16 is read as its bits
         return self.known[key]
 
@@ -211,6 +207,26 @@ def _described(spec: Any) -> Described:
     name = FeatureTypes_pb2.ArrayFeatureType.ArrayDataType.Name(array.dataType).lower()
     dtype = "fp" + name.removeprefix("float") if name.startswith("float") else name
     return Described(spec.name, TensorType(dtype, tuple(map(int, array.shape))))
+
+
+def _who(spec: Any) -> str:
+    """An operation, as `Operation` names itself."""
+    return f"operation {Operation(spec.type, {}, tuple(Named(one.name, TensorType('', ())) for one in spec.outputs))}"
+
+
+def _immediate(spec: Any, type_: TensorType, shape: tuple[int, ...]) -> Constant:
+    """The elements of a ``TensorValue``, which are in the program itself; without any where it has none."""
+    kind = spec.WhichOneof("value")
+    values: Any = getattr(spec, kind).values if kind else ()
+    if type_.dtype == "string":
+        return str(values[0])
+    if isinstance(values, bytes):
+        if type_.dtype in _BITS:
+            count = int(np.prod(shape, dtype=np.int64))
+            signed = type_.dtype.startswith("int")
+            return unpack(np.frombuffer(values, np.uint8), _BITS[type_.dtype], count, signed=signed).reshape(shape)
+        return np.frombuffer(values, NUMPY[type_.dtype]).reshape(shape)
+    return np.array(values, NUMPY[type_.dtype]).reshape(shape)
 
 
 def _feature(spec: Any) -> Feature:

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from runtimes.errors import ArtifactError
+from runtimes.errors import UserError
 from runtimes.mil.plan import Plan
 from runtimes.mil.program import FLOATS, NUMPY, Array, Named, Operation
 from runtimes.mil.rounding import to_half
-from runtimes.mil.step import mismatch, perform
+from runtimes.mil.step import Precision, perform
 
 State = dict[str, Array]
 """A function's states by name, floats in float32. A run changes the arrays, or puts others in their place."""
@@ -34,12 +34,12 @@ def new_state(plan: Plan) -> State:
 def execute(plan: Plan, inputs: Mapping[str, Array], state: State, watch: Watch | None = None) -> dict[str, Array]:
     """One prediction: outputs by name, floats in float32; changes `state`.
 
-    Infinity and not-a-number spread as IEEE 754 has it. Raises `ArtifactError` for inputs that the program does not
-    take and for an operation that has no result (naming it).
+    Infinity and not-a-number spread as IEEE 754 has it. Raises `UserError` for inputs that the program does not take
+    and `ArtifactError` for an operation that has no result (naming it).
     """
     if set(inputs) != {one.name for _, one in plan.inputs}:
         wanted = ", ".join(one.name for _, one in plan.inputs)
-        raise ArtifactError(f"{plan.path}: takes {wanted}, not {', '.join(inputs)}")
+        raise UserError(f"{plan.path}: takes {wanted}, not {', '.join(inputs)}")
     values: list[Any] = [None] * plan.slots
     for slot, value in plan.constants.items():
         values[slot] = value
@@ -63,11 +63,24 @@ def execute(plan: Plan, inputs: Mapping[str, Array], state: State, watch: Watch 
 
 
 def _input(plan: Plan, one: Named, given: Array) -> Array:
-    """An input in the declared type. Its shape must be of those that the package allows."""
+    """An input in the declared type. Its shape must be of those that the package allows, its numbers in the type."""
     feature = plan.features.get(one.name)
-    if mismatch(given.shape, one.type) or not (feature is None or feature.allows(given.shape)):
-        raise ArtifactError(f"{plan.path}: input {one.name!r} may not have shape {list(given.shape)}")
-    if one.type.dtype in FLOATS:
-        single = given.astype(np.float32, copy=False)
-        return to_half(single) if one.type.dtype == "fp16" and plan.precision == "declared" else single
-    return given.astype(NUMPY[one.type.dtype], copy=False)
+    for takes in (feature, one.type):
+        if takes is not None and not takes.allows(given.shape):
+            told = f"input {one.name!r} may not have shape {list(given.shape)}; it takes [{', '.join(takes.sizes)}]"
+            raise UserError(f"{plan.path}: {told}")
+    with np.errstate(all="ignore"):
+        held = _held(given, one.type.dtype, plan.precision)
+    if given.dtype != NUMPY[one.type.dtype]:
+        lost = np.isfinite(given) & ~np.isfinite(held) if one.type.dtype in FLOATS else held != given
+        if lost.any():
+            raise UserError(f"{plan.path}: input {one.name!r}: {given[lost].flat[0]} is no {one.type.dtype}")
+    return held
+
+
+def _held(given: Array, dtype: str, precision: Precision) -> Array:
+    """Floats in float32, rounded to the declared type where asked; what an integer type cannot hold becomes another."""
+    if dtype not in FLOATS:
+        return given.astype(NUMPY[dtype], copy=False)
+    single = given.astype(np.float32, copy=False)
+    return to_half(single) if dtype == "fp16" and precision == "declared" else single

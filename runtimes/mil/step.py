@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -78,7 +78,7 @@ def perform(step: Step, values: list[Any], path: Path) -> tuple[Array, ...]:
         return tuple(_held(value, output) for value, output in zip(result, step.outputs, strict=True))
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise ArtifactError(f"{path}: operation {step.operation} cannot be computed: {reason}; export again") from error
+        raise ArtifactError(f"{path}: operation {step.operation} cannot be computed: {reason}") from error
 
 
 def as_held(value: Constant) -> Constant:
@@ -86,13 +86,6 @@ def as_held(value: Constant) -> Constant:
     if isinstance(value, str) or not np.issubdtype(value.dtype, np.floating):
         return value
     return value.astype(np.float32, copy=False)
-
-
-def mismatch(shape: Sequence[int], declared: TensorType) -> bool:
-    """Whether a shape is not of the declared rank and sizes."""
-    return len(shape) != len(declared.shape) or any(
-        want is not None and have != want for have, want in zip(shape, declared.shape, strict=True)
-    )
 
 
 def _held(value: Any, output: Output) -> Array:
@@ -106,9 +99,5 @@ def _held(value: Any, output: Output) -> Array:
     for axis, size in output.sizes:
         good = good and shape[axis] == size
     if not good:
-        raise ValueError(f"its result has shape {list(shape)}, the program declares {_text(output.type)}")
+        raise ValueError(f"its result has shape {list(shape)}, the program declares [{', '.join(output.type.sizes)}]")
     return array
-
-
-def _text(type_: TensorType) -> str:
-    return "[" + ", ".join("?" if size is None else str(size) for size in type_.shape) + "]"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtimes.errors import ArtifactError
+from runtimes.errors import ArtifactError, UserError
 from runtimes.mil.rounding import to_half
 
 ct = pytest.importorskip("coremltools")
@@ -23,16 +25,16 @@ Body = Callable[[dict[str, Any]], list[Any]]
 WIDTH = 6
 
 
-def saved(folder: Path, inputs: dict[str, Any], body: Body) -> Path:
+def saved(folder: Path, inputs: dict[str, Any], body: Body, target: Any = ct.target.iOS18) -> Path:
     """A package of one function, saved as it is built."""
     path = folder / "model.mlpackage"
     with mil.quiet():
-        with Function(inputs, opset_version=ct.target.iOS18) as function:
+        with Function(inputs, opset_version=target) as function:
             function.set_outputs(body(dict(function.inputs)))
         program = Program()
         program.add_function("main", function)
         model = ct.convert(
-            program, convert_to="mlprogram", minimum_deployment_target=ct.target.iOS18, skip_model_load=True,
+            program, convert_to="mlprogram", minimum_deployment_target=target, skip_model_load=True,
             pass_pipeline=ct.PassPipeline.EMPTY, compute_precision=ct.precision.FLOAT32,
         )  # fmt: skip
         model.save(str(path))
@@ -213,12 +215,86 @@ class TestShapes:
 
     @pytest.mark.parametrize("shape", [(2, 9), (3, 4), (2, 4, 1)])
     def test_others_are_refused(self, path: Path, shape: tuple[int, ...]) -> None:
-        with pytest.raises(ArtifactError, match="input 'x' may not have shape"):
+        told = re.escape(f"input 'x' may not have shape {list(shape)}; it takes [2, 1..8]")
+        with pytest.raises(UserError, match=told):
             mil.execute(planned(path), {"x": np.ones(shape, np.float32)}, {})
 
     def test_other_inputs_too(self, path: Path) -> None:
-        with pytest.raises(ArtifactError, match="takes x, not y"):
+        with pytest.raises(UserError, match="takes x, not y"):
             mil.execute(planned(path), {"y": np.ones((2, 2), np.float32)}, {})
+
+
+class TestInputs:
+    """Numbers come as they are or not at all."""
+
+    @pytest.fixture
+    def plan(self, tmp_path: Path) -> mil.Plan:
+        def body(given: dict[str, Any]) -> list[Any]:
+            half = mb.cast(x=given["half"], dtype="fp32")
+            return [mb.add(x=mb.cast(x=given["whole"], dtype="fp32"), y=half, name="out")]
+
+        inputs = {"whole": tensor(2, dtype=types.int32), "half": tensor(2, dtype=types.fp16)}
+        return planned(saved(tmp_path, inputs, body))
+
+    @pytest.mark.parametrize(
+        ("name", "value", "told"),
+        [
+            ("whole", 5.7, "5.7 is no int32"),
+            ("whole", 2**32 + 5, "4294967301 is no int32"),
+            ("whole", 2.0**31, "2147483648.0 is no int32"),
+            ("whole", np.nan, "nan is no int32"),
+            ("whole", np.inf, "inf is no int32"),
+            ("half", 1e5, "100000.0 is no fp16"),
+            ("half", 70_000, "70000 is no fp16"),
+        ],
+    )
+    def test_what_the_type_cannot_hold(self, plan: mil.Plan, name: str, value: Any, told: str) -> None:
+        inputs = {"whole": np.zeros(2), "half": np.zeros(2)}
+        inputs[name] = np.array([0, value])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(UserError, match=f"model.mlpackage: input '{name}': {re.escape(told)}$"):
+                mil.execute(plan, inputs, {})
+
+    def test_what_it_can_hold(self, plan: mil.Plan) -> None:
+        for whole in ([-3, 2**20], [-3.0, 2.0**20], np.array([-3, 2**20], np.int64)):
+            out = mil.execute(plan, {"whole": np.array(whole), "half": np.array([0.1, np.inf])}, {})["out"]
+            assert out.tolist() == [np.float32(np.float16(0.1)) - 3, np.inf]
+
+
+def test_operations_are_those_of_the_functions_opset(tmp_path: Path) -> None:
+    """An index from the end is one in iOS 16, and outside in iOS 18."""
+
+    def body(given: dict[str, Any]) -> list[Any]:
+        return [mb.gather(x=given["x"], indices=mb.cast(x=given["at"], dtype="int32"), axis=0, name="out")]
+
+    inputs = {"x": np.float32([1, 2, 3]), "at": np.float32([-1, 0])}
+    for target in (ct.target.iOS16, ct.target.iOS18):
+        folder = tmp_path / target.name
+        folder.mkdir()
+        plan = planned(saved(folder, {"x": tensor(3), "at": tensor(2)}, body, target))
+        if target is ct.target.iOS16:
+            assert mil.execute(plan, inputs, {})["out"].tolist() == [3, 1]
+        else:
+            with pytest.raises(
+                ArtifactError, match=r"operation 'gather' \(output 'out'\) .* an index lies outside 0..2"
+            ):
+                mil.execute(plan, inputs, {})
+
+
+def test_constants_are_computed_as_in_a_run(tmp_path: Path) -> None:
+    """Of constants that overflow, infinity, and no warning."""
+
+    def body(given: dict[str, Any]) -> list[Any]:
+        large = mb.const(val=np.float32([3e38, -1]))
+        return [mb.add(x=given["x"], y=mb.sqrt(x=mb.mul(x=large, y=large)), name="out")]
+
+    path = saved(tmp_path, {"x": tensor(2)}, body)
+    assert mil.load(path).main.counts.keys() == {"mul", "sqrt", "add"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        out = mil.execute(planned(path), {"x": np.zeros(2, np.float32)}, {})["out"]
+    assert out.tolist() == [np.inf, 1]
 
 
 class TestRefused:
@@ -259,6 +335,28 @@ class TestRefused:
         with pytest.raises(ArtifactError, match=r"'mul' \(output 'half'\) lacks y"):
             self.plan(spec, path)
 
+    def test_a_constant_of_another_kind(self, tmp_path: Path) -> None:
+        """Lists and types that numpy lacks: whose they are is said."""
+        spec, path = self.spec(tmp_path)
+        argument = self.operations(spec)["mul"].inputs["y"].arguments[0]
+        argument.value.type.tensorType.dataType = ct.proto.MIL_pb2.DataType.Value("BFLOAT16")
+        with pytest.raises(ArtifactError, match=r"'mul' \(output 'half'\) has a value of type bfloat16, which the"):
+            self.plan(spec, path)
+        argument.value.type.listType.SetInParent()
+        argument.value.immediateValue.list.SetInParent()
+        with pytest.raises(ArtifactError, match=r"'mul' \(output 'half'\) has a constant of listType, which the"):
+            self.plan(spec, path)
+
+    def test_a_constant_without_its_elements(self, tmp_path: Path) -> None:
+        spec, path = self.spec(tmp_path)
+        value = self.operations(spec)["mul"].inputs["y"].arguments[0].value
+        value.type.tensorType.dataType = ct.proto.MIL_pb2.DataType.Value("FLOAT32")
+        value.type.tensorType.dimensions.add().constant.size = 3
+        value.type.tensorType.rank = 1
+        value.immediateValue.tensor.floats.values.extend([1, 2])
+        with pytest.raises(ArtifactError, match=r"'mul' \(output 'half'\) has a constant that is none"):
+            self.plan(spec, path)
+
     def test_a_value_that_nothing_gives(self, tmp_path: Path) -> None:
         spec, path = self.spec(tmp_path)
         self.operations(spec)["mul"].inputs["y"].arguments[0].name = "nobody"
@@ -282,8 +380,10 @@ class TestRefused:
         assert "\n" not in str(caught.value)
 
     def test_what_is_no_package(self, tmp_path: Path) -> None:
-        with pytest.raises(ArtifactError, match="not a readable Core ML package"):
+        with pytest.raises(ArtifactError, match="none.mlpackage: no such file"):
             mil.load(tmp_path / "none.mlpackage")
+        with pytest.raises(ArtifactError, match="not a readable Core ML package"):
+            mil.load(tmp_path)
         spec = ct.proto.Model_pb2.Model()
         spec.neuralNetwork.SetInParent()
         with pytest.raises(ArtifactError, match="holds a neuralNetwork, not an ML program"):

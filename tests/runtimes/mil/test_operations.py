@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 ct = pytest.importorskip("coremltools")
 
 from runtimes import mil  # noqa: E402
-from runtimes.mil.operations import MOVES, OPERATIONS, VIEWS  # noqa: E402
+from runtimes.mil.operations import EARLIER, MOVES, OPERATIONS, VIEWS, find  # noqa: E402
 from runtimes.mil.step import as_held  # noqa: E402
 from tests.runtimes.mil.cases import EXAMPLES, Example  # noqa: E402
 
@@ -128,17 +128,22 @@ def test_what_is_said_not_to_be_inferred_is_not() -> None:
         assert inferred(next(one for one in EXAMPLES if one.kind == kind)) is None, kind
 
 
-def test_every_operation_has_an_example_and_names_its_source() -> None:
+def source_of(function: Any) -> tuple[str, str]:
+    """Opset and class that a function names in the MIL reference, where they are."""
     from coremltools.converters.mil.mil.ops import defs
 
+    found = re.match(r"(iOS\d\d|coreml_dialect)\.(\w+)\.(\w+)", inspect.getdoc(function) or "")
+    assert found is not None, function
+    folder, module, name = found.groups()
+    source = Path(defs.__file__).parent / folder / f"{module}.py"
+    assert re.search(rf"^class {name}\(", source.read_text(encoding="utf-8"), re.MULTILINE), function
+    return folder, name
+
+
+def test_every_operation_has_an_example_and_names_its_source() -> None:
     assert {one.kind for one in EXAMPLES} == set(OPERATIONS)
     for kind, function in OPERATIONS.items():
-        found = re.match(r"(iOS\d\d|coreml_dialect)\.(\w+)\.(\w+)", inspect.getdoc(function) or "")
-        assert found is not None, kind
-        folder, module, name = found.groups()
-        assert name == ("coreml_update_state" if kind == "write_state" else kind)
-        source = Path(defs.__file__).parent / folder / f"{module}.py"
-        assert re.search(rf"^class {name}\(", source.read_text(encoding="utf-8"), re.MULTILINE), kind
+        assert source_of(function)[1] == ("coreml_update_state" if kind == "write_state" else kind)
 
 
 def arrays(value: Any) -> list[np.ndarray]:
@@ -164,6 +169,102 @@ def test_inputs_are_left_alone(example: Example) -> None:
     if example.kind in MOVES - {"cast", "constexpr_cast", "band_part"}:
         known = {float(number) for array in given for number in array.ravel()}
         assert all(float(number) in known for one in results for number in one.ravel())
+
+
+@pytest.mark.parametrize("kind", ["real_div", "floor_div", "mod"])
+def test_an_integer_divided_by_zero(kind: str) -> None:
+    with pytest.raises(ZeroDivisionError, match="an integer is divided by zero"):
+        OPERATIONS[kind](np.array([7, -7], np.int32), np.array([1, 0], np.int32))
+    with np.errstate(all="ignore"):
+        assert not np.isfinite(OPERATIONS[kind](np.float32([7]), np.float32([0]))).any()
+
+
+def test_the_sum_of_exponentials_of_infinite_numbers() -> None:
+    x = np.float32([[-np.inf, -np.inf], [np.inf, 0], [np.inf, -np.inf], [np.nan, 0], [1000, 1000], [-np.inf, 3]])
+    with np.errstate(all="ignore"):
+        got = OPERATIONS["reduce_log_sum_exp"](x, np.array([1]))
+    np.testing.assert_allclose(got, torch.logsumexp(torch.from_numpy(x), 1).numpy())
+
+
+def test_einsum_broadcasts_no_axis_that_it_sums_over() -> None:
+    left, right = np.ones((2, 3, 4, 5), np.float32), np.ones((2, 1, 4, 6), np.float32)
+    with pytest.raises(ValueError, match="sums over 'w', whose sizes are 5 and 1"):
+        OPERATIONS["einsum"]([left, right], "nchw,nwhu->nchu")
+
+
+def early(function: Any) -> np.ndarray:
+    """The constant that coremltools infers for `function`, called in a program for iOS 16."""
+    from coremltools.converters.mil import Builder as mb
+
+    found: list[Any] = []
+
+    @mb.program(input_specs=[mb.TensorSpec((1,))], opset_version=ct.target.iOS16)
+    def program(x: Any) -> Any:
+        found.append(function(mb))
+        return mb.identity(x=x)
+
+    value = found[0].val
+    return np.asarray(found[0].op.materialized_val_inference() if value is None else value)
+
+
+TABLE = np.arange(12, dtype=np.float32).reshape(3, 4)
+NEGATIVE: dict[str, tuple[dict[str, Any], Any]] = {
+    "gather": ({"x": TABLE, "indices": np.int32([-1, 0, -3]), "axis": 0}, TABLE[[-1, 0, -3]]),
+    "gather_along_axis": (
+        {"x": TABLE, "indices": np.int32([[-1, 0], [1, -4], [3, -2]]), "axis": 1},
+        np.float32([[3, 0], [5, 4], [11, 10]]),
+    ),
+    "gather_nd": ({"x": TABLE, "indices": np.int32([[-1, -2], [0, 3]])}, np.float32([10, 3])),
+    "scatter": (
+        {"data": TABLE, "indices": np.int32([-1]), "updates": -TABLE[:1], "axis": 0, "mode": "update"},
+        np.concatenate([TABLE[:2], -TABLE[:1]]),
+    ),
+    "scatter_along_axis": (
+        {"data": TABLE[0], "indices": np.int32([-1, 1]), "updates": np.float32([9, 8]), "axis": 0, "mode": "update"},
+        np.float32([0, 8, 2, 9]),
+    ),
+    "scatter_nd": (
+        {"data": TABLE, "indices": np.int32([[-1, -2], [0, 3]]), "updates": np.float32([5, 6]), "mode": "add"},
+        TABLE + np.float32([[0, 0, 0, 6], [0, 0, 0, 0], [0, 0, 5, 0]]),
+    ),
+}
+"""Indices from the end, and what they mean up to iOS 16."""
+
+
+@pytest.mark.parametrize("kind", sorted(NEGATIVE))
+def test_indices_from_the_end_are_of_ios_16(kind: str) -> None:
+    inputs, want = NEGATIVE[kind]
+    for opset in ("CoreML5", "CoreML6"):
+        np.testing.assert_array_equal(find(kind, opset)(**inputs), want)
+    below = {name: value - 9 if name == "indices" else value for name, value in inputs.items()}
+    with pytest.raises(IndexError, match="an index lies outside"):
+        find(kind, "CoreML6")(**below)
+    for opset in ("CoreML7", "CoreML8", ""):
+        with pytest.raises(IndexError, match="an index lies outside"):
+            find(kind, opset)(**inputs)
+    if kind in ("gather", "gather_along_axis", "scatter_along_axis"):
+        with mil.quiet():
+            np.testing.assert_array_equal(early(lambda mb: getattr(mb, kind)(**inputs)), want)
+
+
+def test_a_size_that_is_taken_over_needs_the_rank_in_ios_16() -> None:
+    old, new = find("reshape", "CoreML6"), find("reshape", "CoreML7")
+    with mil.quiet():
+        want = early(lambda mb: mb.reshape(x=TABLE, shape=[0, -1]))
+    np.testing.assert_array_equal(old(TABLE, np.int32([0, -1])), want)
+    assert new(TABLE, np.int32([1, 0, 0])).shape == (1, 3, 4)
+    with pytest.raises(ValueError, match="a shape with a 0 has 3 sizes, its input 2"):
+        old(TABLE, np.int32([1, 0, 0]))
+    assert old(TABLE, np.int32([2, 2, 3])).shape == (2, 2, 3)
+
+
+def test_earlier_forms_name_their_source_and_have_a_later_one() -> None:
+    assert {"reshape", *NEGATIVE} == EARLIER.keys()
+    for kind, function in EARLIER.items():
+        folder, name = source_of(function)
+        assert name == kind and folder in ("iOS15", "iOS16")
+        latest, earlier = (list(inspect.signature(one).parameters) for one in (OPERATIONS[kind], function))
+        assert latest[: len(earlier)] == earlier
 
 
 FED = {"x", "y", "data", "query", "key", "value", "update", "updates", "ref_tensor", "input"}
