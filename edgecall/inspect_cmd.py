@@ -36,7 +36,7 @@ def parser() -> Parser:
         ],
         usage="edgecall inspect PACKAGE [options]",
     )
-    made.add_argument("package", metavar="PACKAGE", help="an .mlpackage that holds an ML program")
+    made.add_argument("package", metavar="PACKAGE", help="an .mlpackage of an ML program, or a folder with one")
     made.add_argument("--function", metavar="NAME", help="this function alone (default: all; --run: the default one)")
     made.add_argument(
         "--run",
@@ -69,23 +69,32 @@ def main(argv: list[str]) -> int:
     state = availability()
     if not state.available:
         raise UnavailableError(f"inspect: {state.reason}; {state.fix}")
-    program = load(Path(arguments.package))
+    package = _package(Path(arguments.package))
+    program = load(package)
     if arguments.function is not None and arguments.function not in program.functions:
         raise UserError(f"--function {arguments.function}: the package has {', '.join(program.functions)}")
     names = [arguments.function] if arguments.function else list(program.functions)
     told = [describe(program.functions[name]) for name in names]
     ran = None if arguments.run is None else _run(program, arguments)
     if arguments.json:
-        result = {"package": arguments.package, "default": program.default, "functions": [asdict(one) for one in told]}
+        result = {"package": str(package), "default": program.default, "functions": [asdict(one) for one in told]}
         print(json.dumps({**result, **({} if ran is None else {"run": _plain(*ran)})}, indent=2))
     else:
         named = (f"{name} (default)" if name == program.default else name for name in program.functions)
-        print(f"{arguments.package}: {', '.join(named)}")
+        print(f"{package}: {', '.join(named)}")
         for one in told:
             _print(one)
         if ran is not None:
             _print_run(*ran)
     return 1 if ran is not None and ran[2] else 0
+
+
+def _package(path: Path) -> Path:
+    """The package itself, or the one in a folder, such as an artifact. Raises `UserError` for a folder of several."""
+    inside = sorted(path.glob("*.mlpackage")) if path.suffix != ".mlpackage" else []
+    if len(inside) > 1:
+        raise UserError(f"{path}: holds {', '.join(one.name for one in inside)}; name one of them")
+    return inside[0] if inside else path
 
 
 def _run(program: Program, arguments: Namespace) -> tuple[str, dict[str, np.ndarray], dict[str, Lost]]:

@@ -147,7 +147,8 @@ def test_mistakes_are_one_line(cli: Cli, foreign: Path, options: list[str], line
     ("arrays", "line"),
     [
         ({"y": np.zeros((1, WIDTH))}, "takes x, not y"),
-        ({"x": np.zeros((2, WIDTH))}, "input 'x' may not have shape [2, 4]"),
+        ({"x": np.zeros((2, WIDTH))}, "input 'x' may not have shape [2, 4]; it takes [1, 4]"),
+        ({"x": np.full((1, WIDTH), 1e5)}, "input 'x': 100000.0 is no fp16"),
         ({"x": np.array([["a"] * WIDTH])}, "'x' holds no numbers"),
     ],
 )
@@ -156,8 +157,43 @@ def test_arrays_that_the_function_does_not_take(
 ) -> None:
     ran = cli("inspect", str(foreign), "--run", saved(tmp_path, **arrays))
     assert ran.code == 2 and line in ran.err and ran.err.count("\n") == 1
+    assert "export again" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"input_ids": [[5.7, 6.2]]}, "input 'input_ids': 5.7 is no int32"),
+        ({"input_ids": [[2**32 + 5, 0]]}, "input 'input_ids': 4294967301 is no int32"),
+        ({"input_ids": [[np.nan, 0]]}, "input 'input_ids': nan is no int32"),
+        ({"input_ids": [3, 4]}, "input 'input_ids' may not have shape [2]; it takes [1, 1..1024]"),
+        ({"input_ids": [[20_000, 4]]}, "an index lies outside 0..{last}; the inputs are wrong, or the program cannot"),
+        ({"positions": [[0]]}, "; the inputs are wrong, or the program cannot take them"),
+    ],
+)
+def test_numbers_that_our_own_package_does_not_take(
+    cli: Cli, exported: Maker, tmp_path: Path, given: dict[str, Any], line: str
+) -> None:
+    package = exported("coreml", "fp16")
+    right = {"input_ids": [[3, 4]], "positions": [[0, 1]], "rows": [1]}
+    ran = cli("inspect", str(package.weights), "--run", saved(tmp_path, **right | given))
+    assert ran.code == 2 and line.format(last=package.vocab_size - 1) in ran.err and ran.err.count("\n") == 1
+    assert "export again" not in ran.err
+
+
+def test_a_folder_with_a_package(cli: Cli, foreign: Path, exported: Maker, tmp_path: Path) -> None:
+    """An artifact's folder stands for the package in it."""
+    package = exported("coreml", "fp16")
+    ran = cli("inspect", str(package.folder))
+    assert ran.code == 0 and ran.out.startswith(f"{package.weights}: main (default)\n")
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.mlpackage").symlink_to(foreign)
+    ran = cli("inspect", str(tmp_path))
+    assert (ran.code, ran.err) == (2, f"edgecall: {tmp_path}: holds one.mlpackage, two.mlpackage; name one of them\n")
 
 
 def test_what_is_no_package(cli: Cli, tmp_path: Path) -> None:
+    ran = cli("inspect", str(tmp_path / "nope.mlpackage"))
+    assert (ran.code, ran.err) == (2, f"edgecall: {tmp_path / 'nope.mlpackage'}: no such file\n")
     ran = cli("inspect", str(tmp_path))
     assert ran.code == 2 and "not a readable Core ML package" in ran.err and ran.err.count("\n") == 1
